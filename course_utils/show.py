@@ -158,7 +158,7 @@ def dots(
     """Draw one row per arm: a small dot per seed, the mean, its interval, and the reader's guess as a diamond.
 
     arms: name -> (S,) values over seeds, drawn from top to bottom. intervals: name -> (low, high) of the mean.
-    guesses: name -> number, or None where nothing was guessed. marks: name -> value of a dashed vertical line (floor, ceiling, zero).
+    guesses: name -> number, or None where nothing was guessed. marks: name -> value of a dashed vertical line.
     notes: name -> short text at the right edge (such as what the arm knows).
 
     Raises ValueError for no arm, an arm without values, or a guess, interval or note for an arm that is not drawn.
