@@ -37,7 +37,7 @@ class ImageSet:
 
     Raises ValueError when types, shapes or label values do not fit together.
 
-    Taught in: 00_start_here
+    Taught in: 01_collecting
     """
 
     images: Tensor
@@ -103,7 +103,7 @@ def concat(*sets: ImageSet) -> ImageSet:
 
     Raises ValueError for no set, different classes, or different image shapes.
 
-    Taught in: 00_start_here
+    Taught in: 03_splits_and_leakage
     """
     if not sets:
         raise ValueError("concat needs at least one ImageSet, got none")
@@ -155,7 +155,7 @@ def to_bytes(x: Tensor) -> Tensor:
     >>> to_bytes(torch.tensor([-1.0, 0.0, 1.0])).tolist()
     [0, 128, 255]
 
-    Taught in: 00_start_here
+    Taught in: 12_autoencoders
     """
     _check_signed(x, "to_bytes")
     return x.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
@@ -166,7 +166,7 @@ def to_probability(x: Tensor) -> Tensor:
 
     Raises ValueError for a non-float tensor and, on the CPU, for values outside [-1, 1] (by more than 1e-4) or NaN.
 
-    Taught in: 13_vae_theory
+    Taught in: 00_start_here
     """
     _check_signed(x, "to_probability", values=x.device.type == "cpu" if isinstance(x, Tensor) else True)
     return ((x + 1.0) / 2.0).clamp(0.0, 1.0)
@@ -194,7 +194,7 @@ def split(full: ImageSet, fractions: Sequence[float], rng: torch.Generator) -> t
     Raises ValueError for an empty set, bad fractions, or a class with too few rows to appear in every part
     (unlabelled rows count as a class of their own).
 
-    Taught in: 03_splits_and_leakage
+    Taught in: 00_start_here
     """
     fractions = [float(f) for f in fractions]
     if len(full) == 0:
@@ -396,7 +396,7 @@ def load(name: str, split: str = "all", *, root: str | Path | None = None, size:
     Returns an `ImageSet`. Raises ValueError for an unknown name or split or a size below 1; ConnectionError when a
     file is missing and cannot be fetched: the message names the file, the folder and the sets that need no network.
 
-    Taught in: 01_collecting
+    Taught in: 00_start_here
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; expected one of {NAMES}")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+__all__ = ["start"]  # what a chapter names; the Session that it returns documents itself
 PROFILES = ("live", "full")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -179,10 +180,7 @@ class Session:
 
 
 def results_folder() -> Path:
-    """Return the folder of the records: COURSE_RESULTS, else book/results in the repository, else ./results.
-
-    Taught in: 00_start_here
-    """
+    """Return the folder of the records: COURSE_RESULTS, else book/results in the repository, else ./results."""
     if os.environ.get("COURSE_RESULTS"):
         return Path(os.environ["COURSE_RESULTS"])
     if (REPOSITORY / "_config.yml").is_file() and (REPOSITORY / "book").is_dir():

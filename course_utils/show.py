@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+__all__ = ["axes", "curves", "describe", "dots", "grid", "latent_map"]  # take_alt is for the tool that stores runs
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#A6761D")
 QUIET = "#767676"
 _alt: str | None = None
@@ -14,7 +15,7 @@ _alt: str | None = None
 def axes(width: float = 7.0, height: float = 3.6):
     """Return fresh Axes with the look of the course: width and height in inches.
 
-    Taught in: 00_start_here
+    Taught in: 06_image_augmentation
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
@@ -44,7 +45,7 @@ def describe(ax, alt: str):
 
     Raises ValueError for a shorter text.
 
-    Taught in: 00_start_here
+    Taught in: 06_image_augmentation
     """
     global _alt
     if not isinstance(alt, str) or len(alt.split()) < 5:
@@ -55,10 +56,7 @@ def describe(ax, alt: str):
 
 
 def take_alt() -> str | None:
-    """Return the alternative text of the figure drawn last, once; None when there is none.
-
-    Taught in: 00_start_here
-    """
+    """Return the alternative text of the figure drawn last, once; None when there is none."""
     global _alt
     text, _alt = _alt, None
     return text

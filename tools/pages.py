@@ -1,0 +1,385 @@
+"""Write the generated parts of the book into book/_generated/: run before every build.
+
+The strip, the first result, the doors, the pipeline, the map (from book/chapters.yml, notebooks/ and
+book/_static/first_page.json) and the records (from book/results/*.json). Nothing here is typed by hand.
+"""
+
+import base64
+import html
+import json
+import math
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = "https://github.com/making-data/making-data"  # the address in _config.yml while there is none
+
+
+def chapter_list(root=ROOT):
+    """Return all chapters in order, each with its part, its number and the path of its notebook if it exists."""
+    parts = yaml.safe_load((root / "book/chapters.yml").read_text(encoding="utf-8"))["parts"]
+    chapters = []
+    for part in parts:
+        for chapter in part["chapters"]:
+            notebook = f"notebooks/{chapter['name']}.ipynb"
+            number = int(chapter["name"][:2])
+            if number != len(chapters):
+                raise ValueError(f"chapters.yml: {chapter['name']!r} stands where chapter {len(chapters):02d} should")
+            path = notebook if (root / notebook).exists() else None
+            chapters.append({**chapter, "number": number, "part": part["title"], "path": path})
+    return chapters
+
+
+def link(chapter, text=None):
+    """A Markdown link (seen from book/) to a chapter that exists, plain text to one that does not."""
+    text = text or f"{chapter['number']:02d} · {chapter['title']}"
+    return f"[{text}](../{chapter['path']})" if chapter["path"] else text
+
+
+# ---------- the first page ----------
+
+
+def take_pictures(root=ROOT):
+    """Copy the first page's pictures and words out of chapter 00's stored run, from its cells tagged `first-…`.
+
+    They are committed, so that the README can show the result; the tests hold them equal to the chapter.
+    """
+    path = root / "notebooks/00_start_here.ipynb"
+    if not path.exists():
+        return
+    static, said = root / "book/_static", {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for tag in cell["metadata"].get("tags", []):
+            if not tag.startswith("first-"):
+                continue
+            name = tag.removeprefix("first-")
+            for output in cell["outputs"]:
+                picture = output.get("data", {}).get("image/png")
+                if picture and name in ("strip", "result"):
+                    write(static / f"first_{name}.png", base64.b64decode(picture))
+                    said[f"{name}_alt"] = cell["metadata"]["mystnb"]["image"]["alt"]
+                if output["output_type"] == "stream" and name in ("answer", "sentence"):
+                    key = {"answer": "strip_answer", "sentence": "result_caption"}[name]
+                    said[key] = one_line("".join(output["text"]))
+    if said:
+        write(static / "first_page.json", (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write(path, content):
+    """Write bytes; an unchanged file keeps its time stamp, so that the build reads only what changed."""
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
+
+
+def first_page(root=ROOT):
+    """What chapter 00 says about its two pictures: book/_static/first_page.json, all keys optional."""
+    path = root / "book/_static/first_page.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def figure(root, name, alt, caption):
+    if not (root / "book/_static" / name).exists():
+        return ""
+    return f"```{{figure}} _static/{name}\n:alt: {one_line(alt)}\n:class: first\n\n{caption}\n```\n"
+
+
+def one_line(text):
+    return " ".join(str(text).split())
+
+
+def strip(root=ROOT):
+    said = first_page(root)
+    alt = said.get("strip_alt", "Twenty small pictures of handwritten digits in a row, numbered 1 to 20")
+    picture = figure(root, "first_strip.png", alt, "Twenty digits. Two of them were written by nobody: which?")
+    answer = said.get("strip_answer")
+    if not picture or not answer:
+        return picture
+    return f"{picture}\n<details class='answer'>\n<summary>Which two?</summary>\n\n{answer}\n\n</details>\n"
+
+
+def result(root=ROOT):
+    said = first_page(root)
+    alt = said.get(
+        "result_alt",
+        "Dot plot: test accuracy of every way to invent data, one dot per seed with its interval, between the floor of "
+        "guessing and the ceiling of all labels; the bar of the leaking comparison is struck through",
+    )
+    return figure(root, "first_result.png", alt, said.get("result_caption", "The result of the first chapter."))
+
+
+def doors(root=ROOT):
+    """Four ways in. A door whose target does not exist yet says what will be behind it, without a link."""
+    chapters = chapter_list(root)
+    first = chapters[0]
+    using = (root / "book/using.md").exists()
+    address = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    url, branch = address["url"].rstrip("/"), address["branch"]
+
+    read = (
+        f"{link(first, 'The first chapter')} is the whole course on one page, already computed."
+        if first["path"]
+        else "The first chapter is being written."
+    )
+
+    if first["path"] and url != STAND_IN:
+        target = url.replace("https://github.com/", "https://colab.research.google.com/github/")
+        colab = f"[Open chapter 00 on Colab]({target}/blob/{branch}/{first['path']}) and choose *Run all*."
+    else:
+        colab = "A link at the top of each chapter opens it on Colab, once the course has a public address."
+        colab += " Until then: [how to run it](using.md)." if using else ""
+
+    express = [chapters[number] for number in course(root)["paths"]["express"]]
+    way = " → ".join(link(chapter, f"{chapter['number']:02d}") for chapter in express)
+    missing = [f"{chapter['number']:02d}" for chapter in express if not chapter["path"]]
+    monday = f"The express way: {way}."
+    monday += f" Still being written: {', '.join(missing)}." if missing else ""
+
+    teach = (
+        "[The instructor's guide](teaching.md): paths, assignments, grading."
+        if (root / "book/teaching.md").exists()
+        else "A guide with paths, assignments and grading is being written. Text and code are free to use today"
+        + (": [licence](licence.md)." if (root / "book/licence.md").exists() else ".")
+    )
+    cards = [("Read", "10 min", read), ("Run on Colab", "3 min", colab)]
+    cards += [("I need data on Monday", "", monday), ("I teach", "", teach)]
+    lines = ["::::{grid} 1 2 2 2", ":gutter: 3", ":class-container: doors", ""]
+    for title, minutes, text in cards:
+        note = f" [{minutes}]{{.minutes}}" if minutes else ""
+        lines += [":::{grid-item-card}", ":shadow: none", "", f"**{title}**{note}", "", text, ":::", ""]
+    return "\n".join([*lines, "::::", ""])
+
+
+def course(root=ROOT):
+    return yaml.safe_load((root / "book/chapters.yml").read_text(encoding="utf-8"))
+
+
+def pipeline(root=ROOT):
+    """The flow as a list that CSS draws: it stays text, so that it can be read aloud, searched and reflowed."""
+
+    def row(one, kind):
+        step, does, knows = (html.escape(one[key]) for key in ("step", "does", "knows"))
+        return (
+            f"<li class='{kind}'><span class='step'>{step}</span><span class='does'>{does}</span>"
+            f"<span class='knows'><span class='label'>What does it know?</span> {knows}</span></li>"
+        )
+
+    lines = [
+        "<div class='flow'>",
+        "<p class='flow-head' aria-hidden='true'><span>Step</span><span>What happens</span>"
+        "<span>What does it know that the labels do not?</span></p>",
+        "<ol>",
+    ]
+    for one in course(root)["pipeline"]:
+        if "ways" not in one:
+            lines.append(row(one, "stage"))
+            continue
+        step, does = html.escape(one["step"]), html.escape(one["does"])
+        lines.append(f"<li class='stage fork'><span class='step'>{step}</span><span class='does'>{does}</span><ul>")
+        lines += [row(way, "way") for way in one["ways"]]
+        lines.append("</ul></li>")
+    return "\n".join([*lines, "</ol>", "</div>", ""])
+
+
+def course_map(root=ROOT):
+    chapters = chapter_list(root)
+    ready = sum(chapter["path"] is not None for chapter in chapters)
+    lines = [
+        f"{len(chapters)} chapters, each an experiment that answers one question. "
+        f"Written so far: {ready}, the linked {'one' if ready == 1 else 'ones'}.",
+        "",
+        "::::{div} map",
+        "",
+    ]
+    part = None
+    for chapter in chapters:
+        if chapter["part"] != part:
+            lines += [":::", ""] if part else []
+            part = chapter["part"]
+            lines += [":::{div} part", f"**{part}**", ""]
+        state = "written" if chapter["path"] else "planned"
+        lines.append(f"- {link(chapter)} [{chapter['question']}]{{.{state}}}")
+    return "\n".join([*lines, ":::", "", "::::", ""])
+
+
+# ---------- the records ----------
+
+
+def seeds_text(seeds):
+    """[0, 1, …, 63] → '64 seeds (0–63)'."""
+    seeds = sorted(seeds)
+    count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
+    if not seeds:
+        return "no seeds"
+    if len(seeds) == 1:
+        return f"{count} ({seeds[0]})"
+    if seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{count} ({seeds[0]}–{seeds[-1]})"
+    return f"{count} ({', '.join(map(str, seeds))})"
+
+
+def duration_text(seconds):
+    if seconds < 90:
+        return f"{number_text(seconds)} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def decimals(values):
+    """Decimals that show three significant digits of the largest of the values."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    return 0 if not sizes else min(6, max(0, 2 - math.floor(math.log10(max(sizes)))))
+
+
+def number_text(value, places=None):
+    """A number for reading: whole numbers as they are, others rounded; never a small number as zero."""
+    if isinstance(value, bool) or isinstance(value, int):
+        return str(value) if isinstance(value, bool) or abs(value) < 10_000 else f"{value:,}"
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
+    places = decimals([value]) if places is None else places
+    text = f"{value:,.{places}f}"
+    if value != 0 and float(text.replace(",", "")) == 0:
+        text = f"{value:.2g}"
+    return text.replace("-", "−")
+
+
+def is_number(value):
+    return isinstance(value, int | float)
+
+
+def cell_text(value, places=None):
+    if value is None:
+        return "–"
+    if is_number(value):
+        return number_text(value, places)
+    if isinstance(value, list):
+        if value and all(is_number(one) for one in value):
+            places = decimals(value) if places is None else places
+            if len(value) <= 3:
+                return f"[{', '.join(number_text(one, places) for one in value)}]"
+            mean = math.fsum(value) / len(value)
+            low, high = number_text(min(value), places), number_text(max(value), places)
+            return f"{len(value)} values, mean {number_text(mean, places)}, from {low} to {high}"
+        return ", ".join(cell_text(one) for one in value) or "–"
+    if isinstance(value, dict):
+        return "; ".join(f"{one_line(key)}: {cell_text(inner)}" for key, inner in value.items()) or "–"
+    return one_line(value).replace("|", "\\|")
+
+
+def floats_in(value):
+    """All floating-point numbers of a cell, for choosing one number of decimals for a column."""
+    if isinstance(value, list):
+        return [one for inner in value for one in floats_in(inner)]
+    return [value] if isinstance(value, float) else []
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(['---'] + ['--:'] * (len(head) - 1))}|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def flatten(metrics, prefix=""):
+    for key, value in metrics.items():
+        name = f"{prefix}{one_line(key)}".replace("|", "\\|")
+        if isinstance(value, dict):
+            yield from flatten(value, f"{name} · ")
+        else:
+            yield name, value
+
+
+def metrics_table(metrics):
+    """A dict of flat dicts becomes one table (a row each); whatever else becomes name and value."""
+    rows = {name: inner for name, inner in metrics.items() if isinstance(inner, dict) and inner}
+    rows = {n: i for n, i in rows.items() if not any(isinstance(v, dict) for v in i.values())}
+    plain = {name: value for name, value in metrics.items() if name not in rows}
+    if len(rows) < 2:
+        plain, rows = metrics, {}
+    lines = []
+    if plain:
+        lines += table(["", "value"], [[name, cell_text(value)] for name, value in flatten(plain)])
+    if rows:
+        columns = list(dict.fromkeys(column for inner in rows.values() for column in inner))
+        places = {}
+        for column in columns:
+            values = [one for inner in rows.values() for one in floats_in(inner.get(column))]
+            places[column] = decimals(values) if values else None
+        head = ["", *(one_line(column).replace("|", "\\|") for column in columns)]
+        body = []
+        for name, inner in rows.items():
+            cells = [cell_text(inner.get(column), places[column]) for column in columns]
+            body.append([one_line(name).replace("|", "\\|"), *cells])
+        lines += table(head, body)
+    return lines
+
+
+def record_lines(name, record, results, title):
+    for key in ("metrics", "commit", "device", "data", "seconds", "seeds"):
+        if key not in record:
+            raise ValueError(f"record {name!r} of {title!r} has no {key!r}")
+    versions = ", ".join(f"{package} {version}" for package, version in (record.get("versions") or {}).items())
+    facts = [
+        ("data", ", ".join(record["data"]) if isinstance(record["data"], list) else record["data"]),
+        ("seeds", seeds_text(record["seeds"] or [])),
+        ("ran on", f"{record.get('hardware', 'unknown')} ({record['device']}), {duration_text(record['seconds'])}"),
+        ("versions", versions),
+        ("commit", f"`{record['commit']}`"),
+        ("date", record.get("date", "")),
+    ]
+    lines = [f"### {one_line(name)}", "", "{.record-facts}"]
+    lines += [f"- {label}: {one_line(value)}" for label, value in facts if value]
+    lines += ["", *metrics_table(record["metrics"])]
+    picture = record.get("figure")
+    if picture:
+        if not (results / picture).exists():
+            raise ValueError(f"record {name!r} of {title!r} names the figure {picture!r}, which is not in {results}")
+        alt = record.get("alt") or f"Figure of the record {name} of chapter {title}; its numbers are in the table above"
+        lines += [f"```{{figure}} results/{picture}", f":alt: {one_line(alt)}", "```", ""]
+    return lines
+
+
+def records(root=ROOT):
+    results = root / "book/results"
+    chapters = {chapter["name"]: chapter for chapter in chapter_list(root)}
+    lines = []
+    for path in sorted(results.glob("*.json")):
+        if path.stem not in chapters:
+            raise ValueError(f"book/results/{path.name} belongs to no chapter of book/chapters.yml")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        chapter = chapters[path.stem]
+        title = f"{chapter['number']:02d} · {chapter['title']}"
+        if stored:
+            lines += [f"## {title}", ""]
+            lines += [f"{link(chapter, 'The chapter')} says what these numbers mean.", ""] if chapter["path"] else []
+        for name, record in stored.items():
+            lines += record_lines(name, record, results, title)
+    if not lines:
+        lines = ["No record yet: no chapter has been run in the `full` profile so far.", ""]
+    return "\n".join(lines)
+
+
+# ---------- writing ----------
+
+PARTS = {
+    "strip": strip,
+    "result": result,
+    "doors": doors,
+    "pipeline": pipeline,
+    "map": course_map,
+    "records": records,
+}
+
+
+def main(root=ROOT):
+    folder = root / "book/_generated"
+    folder.mkdir(parents=True, exist_ok=True)
+    take_pictures(root)
+    for name, make in PARTS.items():
+        write(folder / f"{name}.md", make(root).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
