@@ -56,7 +56,7 @@ class Classifier(nn.Module):
     Shapes: x (B, C, H, W) in [-1, 1], H and W at least 8 → logits (B, K), before the softmax.
     Errors: ValueError for a wrong rank, channel count, side or dtype of x, or sizes below 1.
     Source: the two-convolution net of LeCun et al. 1998 (LeNet-5) with ReLU.
-    Taught in: 00_start_here
+    Taught in: 10_quality_metrics
 
     >>> net = Classifier(10)
     >>> net(torch.zeros(2, 1, 8, 8)).shape, net.features(torch.zeros(2, 1, 28, 28)).shape
@@ -229,7 +229,7 @@ class StackedLinear(nn.Module):
     Args: `rngs` a list of S generators, or one generator from which the members are drawn in turn.
     Shapes: x (S, B, inputs) → (S, B, outputs); weight (S, inputs, outputs), bias (S, 1, outputs).
     Errors: ValueError for a wrong shape of x, sizes below 1, a number of generators other than `count`.
-    Taught in: 00_start_here
+    Taught in: 19_stable_gans
 
     >>> rngs = [torch.Generator().manual_seed(seed) for seed in range(3)]
     >>> StackedLinear(3, 64, 10, rngs)(torch.zeros(3, 5, 64)).shape

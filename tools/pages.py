@@ -50,7 +50,7 @@ def take_pictures(root=ROOT):
     if not path.exists():
         return
     static, said = root / "book/_static", {}
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", []):
         for tag in cell["metadata"].get("tags", []):
             if not tag.startswith("first-"):
                 continue
