@@ -151,13 +151,14 @@ def dots(
     guesses: Mapping | None = None,
     marks: Mapping | None = None,
     notes: Mapping | None = None,
+    notes_title: str = "",
     title: str = "",
 ):
     """Draw one row per arm: a small dot per seed, the mean, its interval, and the reader's guess as a diamond.
 
     arms: name -> (S,) values over seeds, drawn from top to bottom. intervals: name -> (low, high) of the mean.
     guesses: name -> number, or None where nothing was guessed. marks: name -> value of a dashed vertical line.
-    notes: name -> short text at the right edge (such as what the arm knows).
+    notes: name -> short text at the right edge (such as what the arm knows), under `notes_title`.
 
     Raises ValueError for no arm, an arm without values, or a guess, interval or note for an arm that is not drawn.
 
@@ -192,6 +193,9 @@ def dots(
     for name, value in (marks or {}).items():
         ax.axvline(value, color=QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
         ax.text(value, -0.72, name, ha="center", va="bottom", fontsize=9, color="#4A4A4A")
+    if notes_title:
+        head = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 9, "fontweight": "bold"}
+        ax.text(1.015, -0.72, notes_title, **head)
     ax.set_yticks(range(len(arms)), list(arms))
     ax.set_ylim(len(arms) - 0.45, -0.65)
     ax.tick_params(axis="y", left=False)

@@ -63,6 +63,7 @@ def test_dots_draws_seeds_means_intervals_and_guesses():
         guesses={"one": 4.0, "two": None},
         marks={"zero": 0.0},
         notes={"two": "nothing"},
+        notes_title="knows",
         xlabel="points",
         alt=ALT,
     )
@@ -70,7 +71,7 @@ def test_dots_draws_seeds_means_intervals_and_guesses():
     assert xs == [[1.0, 2.0, 3.0], [2.0], [4.0], [5.0]]
     assert [list(line.get_xdata()) for line in ax.lines][:1] == [[1.5, 2.5]]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["one", "two"]
-    assert {t.get_text() for t in ax.texts} == {"nothing", "zero"}
+    assert {t.get_text() for t in ax.texts} == {"nothing", "zero", "knows"}
     assert ax.get_xlabel() == "points"
 
 
