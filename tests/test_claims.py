@@ -1,0 +1,63 @@
+"""The chapters' assertions can fail: each planted fault is caught by the assertion that guards against it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def first_failure(chapter: str, faults: dict[str, str], monkeypatch, folder: Path) -> str | None:
+    """Run a chapter's code with parts of it replaced; return the message of the first assertion that fails."""
+    monkeypatch.chdir(folder)
+    for name, value in {"MPLBACKEND": "Agg", "COURSE_PROFILE": "live", "TQDM_DISABLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COURSE_RESULTS", os.fspath(folder / "results"))
+    cells = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    sources = [s for s in sources if "%pip" not in s]
+    for right, wrong in faults.items():
+        assert sum(s.count(right) for s in sources) == 1, f"{right!r} does not stand once in {chapter}: renew this test"
+        sources = [s.replace(right, wrong) for s in sources]
+    import matplotlib.pyplot as plt
+
+    scope = {}
+    try:
+        for source in sources:
+            exec(compile(source, chapter, "exec"), scope)
+            plt.close("all")
+    except AssertionError as error:
+        return str(error)
+    return None
+
+
+SPLIT = "    return data.split(digits, (labels / n, 900 / n, 597 / n), rng)"
+STACK = "y = torch.stack([part.labels for part in parts])"
+COPY = "    return draw(*real, MADE, rng)\n"
+SCORE = "a, b = 100 * score(train(real, made, SEEDS), test)"
+VAE = "    x, y = real\n    ink"
+PEEK = "    x, y = [torch.cat([real[i], globals()['test'][i][: len(real[0])]], 1) for i in (0, 1)]\n    ink"
+SHORT_GAN = {"steps=1200": "steps=2", "[1, 100, 400, 1200]": "[1, 2]"}
+
+START_HERE = {  # fault: (what is replaced by what, a part of the message that must appear)
+    "the thirty stand in the test set": (
+        {SPLIT: SPLIT.replace("return", "a, b, c =") + "\n    return a, b, data.concat(c, a)"},
+        "split first",
+    ),
+    "labels slipped by one row": (
+        {STACK: STACK.replace("part.labels", "part.labels.roll(1)")},
+        "do labels match images",
+    ),
+    "the copier copies from another deal": ({COPY: COPY.replace("*real", "*[p.roll(1, 0) for p in real]")}, "not fair"),
+    "arms compared across deals": ({SCORE: f"{SCORE}.roll(1)"}, "pairing gained nothing"),
+    "the VAE saw labelled test digits": ({VAE: PEEK, **SHORT_GAN}, "look for a leak"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", START_HERE)
+def test_chapter_00_catches(fault, monkeypatch, tmp_path):
+    replaced, message = START_HERE[fault]
+    assert message in (first_failure("00_start_here", replaced, monkeypatch, tmp_path) or "nothing failed")
