@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import ImageSet
+from .data import DIGITS, ImageSet
+
+__all__ = ["draw_digits", "render"]
 
 # Six handwriting styles per digit, as pen paths on a paper 100 high: "x,y" with x to the right and y down.
 # The pen runs smoothly through the points; "^" marks a corner, "/" lifts the pen.
@@ -209,16 +211,19 @@ def _pen(labels: Tensor, factors: dict[str, Tensor], size: int) -> tuple[Tensor,
     width, height = _frame(size)
     stroke = factors["thickness"] * factors["scale"] * height
     left, right, top, bottom = x.amin(0), x.amax(0), y.amin(0), y.amax(0)
-    fit = torch.minimum(
-        (width * factors["scale"] - stroke) / (right - left), (height * factors["scale"] - stroke) / (bottom - top)
-    )
+    fit_y = (height * factors["scale"] - stroke) / (bottom - top)
+    fit_x = torch.minimum((width * factors["scale"] - stroke) / (right - left), fit_y)
+    if size >= 16:
+        stroke = stroke * (fit_x / fit_y)  # a wide digit is made smaller to fit, and its pen with it
+        fit_y = fit_x
     if size >= 16:
         length = torch.hypot(x.diff(dim=0), y.diff(dim=0)).masked_fill(lifts, 0)
         centre_x = ((x[1:] + x[:-1]) / 2 * length).sum(0) / length.sum(0)
         centre_y = ((y[1:] + y[:-1]) / 2 * length).sum(0) / length.sum(0)
     else:
         centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
-    return (x - centre_x) * fit + 0.5 + factors["dx"], (y - centre_y) * fit + 0.5 + factors["dy"], lifts, stroke / 2
+    x, y = (x - centre_x) * fit_x + 0.5 + factors["dx"], (y - centre_y) * fit_y + 0.5 + factors["dy"]
+    return x, y, lifts, stroke / 2
 
 
 def _distance(x: Tensor, y: Tensor, lifts: Tensor, size: int) -> Tensor:
@@ -262,29 +267,119 @@ def _render_chunk(labels: Tensor, factors: dict[str, Tensor], size: int) -> Tens
     return ink.round_().to(torch.uint8).permute(2, 0, 1)
 
 
+def draw_digits(
+    labels, rng: torch.Generator, *, size: int = 28, **ranges: tuple[float, float]
+) -> tuple[ImageSet, dict[str, Tensor]]:
+    """Draw one handwritten-looking digit per label, and tell the factors that made it.
+
+    labels: (N,) integers 0 to 9, N >= 1. size: height and width in pixels, >= 8.
+    ranges: factor=(low, high), drawn uniformly per image; (v, v) fixes a factor. Factors and their defaults: ``style``
+        (0, 5), one of six ways to write the digit; ``slant`` (-0.15, 0.55), shear to the right; ``rotation`` (-12, 12)
+        degrees, anticlockwise; ``scale`` (0.92, 1.04) of the frame; ``aspect`` (0.75, 1.25), width; ``thickness``
+        (0.08, 0.19) of the frame's height; ``dx``, ``dy`` (-0.03, 0.03) of the image side, right and down; ``wobble``
+        (0.01, 0.05) of the digit's height, the tremble of the pen; ``hand`` (0, 1), which tremble.
+
+    Returns an ImageSet of images (N, 1, size, size) uint8, bright on black, with sources ``"strokes/000000"``…, and the
+    factors, name -> (N,) float32 (``style`` int64): `render` makes the same images from them. Each image takes one row
+    of numbers from `rng`, in order, on the generator's device: with a CPU generator the images are the same drawn at
+    once or in consecutive chunks.
+
+    Framing: from 16 pixels on as in MNIST (a box of 20/28 of the side, centred by mass, anti-aliased); below as in
+    scikit-learn's digits (full height, drawn four times as fine in black and white, then counted in 4×4 blocks, so that
+    there are 17 grey levels).
+
+    Raises ValueError for labels, a size, a generator or ranges that are not as described, naming the value.
+
+    >>> digits, factors = draw_digits([3, 1, 4], torch.Generator().manual_seed(0), size=28, slant=(0.0, 0.0))
+    >>> digits, float(factors["slant"].abs().max())
+    (ImageSet(3 images 1×28×28, 10 classes), 0.0)
+
+    Taught in: 08_data_by_rule
+    """
+    labels = _checked_labels(labels)
+    _check_size(size)
+    if not isinstance(rng, torch.Generator):
+        raise ValueError(f"rng must be a torch.Generator, got {type(rng).__name__}")
+    chosen = {name: _checked_range(name, ranges.get(name, default)) for name, (default, _) in RANGES.items()}
+    unknown = set(ranges) - set(RANGES)
+    if unknown:
+        raise ValueError(f"unknown factor {sorted(unknown)}; expected some of {tuple(RANGES)}")
+    u = torch.rand(len(labels), len(RANGES), generator=rng, device=rng.device).to(labels.device)
+    factors = {}
+    for column, (name, (low, high)) in enumerate(chosen.items()):
+        if name == "style":
+            factors[name] = (low + u[:, column] * (high - low + 1)).long().clamp(max=int(high))
+        else:
+            factors[name] = low + (high - low) * u[:, column]
+    source = np.array([f"strokes/{row:06d}" for row in range(len(labels))])
+    return ImageSet(render(labels, factors, size), labels, DIGITS, source), factors
+
+
 def render(labels, factors: dict[str, Tensor], size: int = 28) -> Tensor:
-    labels = torch.as_tensor(labels)
-    factors = {k: v.float() if k != "style" else v for k, v in factors.items()}
+    """Draw digits from their factors: the deterministic half of `draw_digits`.
+
+    labels: (N,) integers 0 to 9. factors: all the names that `draw_digits` returns, (N,) each. size: pixels, >= 8.
+
+    Returns images (N, 1, size, size) uint8 on the device of the labels. Memory beyond the result is bounded: images are
+    drawn in chunks. Raises ValueError for labels, sizes or factors that are not as described, naming the value.
+
+    Taught in: 08_data_by_rule
+    """
+    labels = _checked_labels(labels)
+    _check_size(size)
+    factors = _checked_factors(factors, labels)
     chunk = CHUNK if labels.device.type == "cpu" else 2048
     images = torch.empty(len(labels), 1, size, size, dtype=torch.uint8, device=labels.device)
     for start in range(0, len(labels), chunk):
-        rows = torch.arange(start, start + chunk, device=labels.device).clamp(max=len(labels) - 1)
-        part = _render_chunk(labels[rows], {k: v[rows] for k, v in factors.items()}, size)
-        images[start : start + chunk, 0] = part[: len(labels) - start]
+        rows = slice(start, start + chunk)
+        images[rows, 0] = _render_chunk(labels[rows], {name: value[rows] for name, value in factors.items()}, size)
     return images
 
 
-def draw_digits(labels, rng, *, size=28, first=0, **ranges):
+def _checked_labels(labels) -> Tensor:
     labels = torch.as_tensor(labels)
-    u = torch.rand(len(labels), len(RANGES), generator=rng)
-    factors = {}
-    for i, (name, ((lo, hi), _)) in enumerate(RANGES.items()):
-        lo, hi = ranges.get(name, (lo, hi))
-        if name == "style":
-            factors[name] = (lo + u[:, i] * (hi - lo + 1)).floor().long()
-        else:
-            factors[name] = lo + (hi - lo) * u[:, i]
-    images = render(labels, factors, size)
-    return ImageSet(
-        images, labels, tuple("0123456789"), np.array([f"strokes/{i:06d}" for i in range(first, first + len(labels))])
-    ), factors
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must have shape (N,) with N >= 1, got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > 9:
+        raise ValueError(f"labels must lie in 0..9, got {low if low < 0 else high}")
+    return labels.long()
+
+
+def _check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
+        raise ValueError(f"size must be an integer of at least 8, got {size!r}")
+
+
+def _checked_range(name: str, pair) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in pair)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a pair (low, high), got {pair!r}") from None
+    least, most = RANGES[name][1]
+    if not (math.isfinite(low) and math.isfinite(high) and least <= low <= high <= most):
+        raise ValueError(f"{name} must be (low, high) with {least} <= low <= high <= {most}, got {pair!r}")
+    if name == "style" and not (low.is_integer() and high.is_integer()):
+        raise ValueError(f"style must be a pair of whole numbers, got {pair!r}")
+    return low, high
+
+
+def _checked_factors(factors: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    if set(factors) != set(RANGES):
+        raise ValueError(f"factors must be {tuple(RANGES)}, got {tuple(factors)}")
+    checked = {}
+    for name, value in factors.items():
+        value = torch.as_tensor(value, device=labels.device)
+        if value.shape != labels.shape:
+            raise ValueError(f"factor {name} must have shape {tuple(labels.shape)}, got {tuple(value.shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"factor {name} holds a value that is not finite")
+        least, most = RANGES[name][1]
+        if name in ("style", "scale", "aspect", "thickness") and not ((value >= least) & (value <= most)).all():
+            raise ValueError(
+                f"factor {name} must lie in [{least}, {most}], got {float(value.min())}..{float(value.max())}"
+            )
+        checked[name] = value.long() if name == "style" else value.float()
+    return checked

@@ -12,7 +12,7 @@ QUIET = "#767676"
 _alt: str | None = None
 
 
-def axes(width: float = 7.0, height: float = 3.6):
+def axes(width: float = 6.2, height: float = 3.4):
     """Return fresh Axes with the look of the course: width and height in inches.
 
     Taught in: 06_image_augmentation
@@ -170,7 +170,7 @@ def dots(
         for name in extra or {}:
             if name not in arms:
                 raise ValueError(f"{kind} for {name!r}, but the arms are {tuple(arms)}")
-    ax = axes(8.2 if notes else 7.2, 0.42 * len(arms) + 1.35)
+    ax = axes(7.0 if notes else 6.0, 0.4 * len(arms) + 1.3)
     jitter = np.random.default_rng(0)
     for row, (name, values) in enumerate(arms.items()):
         values = np.asarray(values, dtype=float)
