@@ -331,8 +331,11 @@ def render(labels, factors: dict[str, Tensor], size: int = 28) -> Tensor:
     chunk = CHUNK if labels.device.type == "cpu" else 2048
     images = torch.empty(len(labels), 1, size, size, dtype=torch.uint8, device=labels.device)
     for start in range(0, len(labels), chunk):
-        rows = slice(start, start + chunk)
-        images[rows, 0] = _render_chunk(labels[rows], {name: value[rows] for name, value in factors.items()}, size)
+        # Always a whole chunk, its last row repeated: a vector unit rounds its remainder differently, and the same
+        # digit must not depend on how many are drawn with it.
+        rows = torch.arange(start, start + chunk, device=labels.device).clamp(max=len(labels) - 1)
+        part = _render_chunk(labels[rows], {name: value[rows] for name, value in factors.items()}, size)
+        images[start : start + chunk, 0] = part[: len(labels) - start]
     return images
 
 
