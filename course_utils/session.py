@@ -158,7 +158,7 @@ class Session:
         records = {**self._records(), name: entry}
         path = self._path()
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(records, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf8")
+        partial.write_text(json.dumps(records, indent=1, allow_nan=False) + "\n", encoding="utf8")
         os.replace(partial, path)
 
     def recorded(self, name: str) -> dict | None:

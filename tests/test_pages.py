@@ -254,7 +254,7 @@ def chapter_with_pictures(tree, picture=b"one"):
         "first-strip": {"output_type": "display_data", "data": {"image/png": base64.b64encode(picture).decode()}},
         "first-result": {"output_type": "display_data", "data": {"image/png": base64.b64encode(b"two").decode()}},
         "first-answer": {"output_type": "stream", "text": ["Numbers 3\n", "and 4."]},
-        "first-sentence": {"output_type": "stream", "text": "Some help."},
+        "first-sentence": {"output_type": "execute_result", "data": {"text/markdown": ["> Some\n", "help."]}},
     }.items():
         metadata = {"tags": [tag], "mystnb": {"image": {"alt": f"the {tag}"}}}
         cells.append({"cell_type": "code", "metadata": metadata, "outputs": [output], "source": ""})

@@ -60,9 +60,10 @@ def take_pictures(root=ROOT):
                 if picture and name in ("strip", "result"):
                     write(static / f"first_{name}.png", base64.b64decode(picture))
                     said[f"{name}_alt"] = cell["metadata"]["mystnb"]["image"]["alt"]
-                if output["output_type"] == "stream" and name in ("answer", "sentence"):
+                words = output.get("text") or output.get("data", {}).get("text/markdown")
+                if words and name in ("answer", "sentence"):
                     key = {"answer": "strip_answer", "sentence": "result_caption"}[name]
-                    said[key] = one_line("".join(output["text"]))
+                    said[key] = one_line("".join(words)).removeprefix("> ")
     if said:
         write(static / "first_page.json", (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
 
