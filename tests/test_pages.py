@@ -286,3 +286,15 @@ def test_the_committed_pictures_are_those_of_the_committed_chapter(tmp_path):
     assert made == ["first_page.json", "first_result.png", "first_strip.png"]
     for name in made:
         assert (tmp_path / "book/_static" / name).read_bytes() == (pages.ROOT / "book/_static" / name).read_bytes()
+
+
+def test_deep_records_become_one_table_and_lose_nothing():
+    gain = {
+        "10": {"VAE": {"mean": 1.5, "n": 3}, "GAN": {"mean": -2.0, "n": 3}, "floor": 9.25},
+        "30": {"VAE": {"mean": 0.5}},
+    }
+    lines = pages.metrics_table({"deals": 64, "gain": gain})
+    text = "\n".join(lines)
+    for row in ("gain · 10 · VAE", "gain · 10 · GAN", "gain · 30 · VAE", "| deals | 64 |", "9.25"):
+        assert row in text, text
+    assert sum(line.startswith("| gain · 10 · VAE") for line in lines) == 1

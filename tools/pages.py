@@ -291,11 +291,21 @@ def flatten(metrics, prefix=""):
             yield name, value
 
 
+def flat_dicts(metrics, path=()):
+    """Yield the path and the plain values of every dict inside `metrics` that has some."""
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            here = (*path, str(name))
+            leaves = {key: inner for key, inner in value.items() if not isinstance(inner, dict)}
+            if leaves:
+                yield " · ".join(here), leaves
+            yield from flat_dicts(value, here)
+
+
 def metrics_table(metrics):
-    """A dict of flat dicts becomes one table (a row each); whatever else becomes name and value."""
-    rows = {name: inner for name, inner in metrics.items() if isinstance(inner, dict) and inner}
-    rows = {n: i for n, i in rows.items() if not any(isinstance(v, dict) for v in i.values())}
-    plain = {name: value for name, value in metrics.items() if name not in rows}
+    """Flat dicts, however deep they lie, become the rows of one table; whatever else becomes name and value."""
+    rows = dict(flat_dicts(metrics))
+    plain = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
     if len(rows) < 2:
         plain, rows = metrics, {}
     lines = []
