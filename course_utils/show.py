@@ -196,6 +196,9 @@ def dots(
     if notes_title:
         head = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 9, "fontweight": "bold"}
         ax.text(1.015, -0.72, notes_title, **head)
+    if marks and notes:  # the name of a mark at the very edge would run into the notes
+        low, high = ax.get_xlim()
+        ax.set_xlim(low, max(high, max(marks.values()) + 0.1 * (high - low)))
     ax.set_yticks(range(len(arms)), list(arms))
     ax.set_ylim(len(arms) - 0.45, -0.65)
     ax.tick_params(axis="y", left=False)
