@@ -409,7 +409,7 @@ def precision_recall(real: Matrix, fake: Matrix, *, k: int = 5) -> dict[str, flo
         coverage    share of real balls that hold at least one fake row
 
     `real` (N, D), `fake` (M, D), `k` < N and < M. Under one law density is 1 on average and coverage
-    1 − ∏_{i<k} (N − i)/(N + M − i); precision and recall stay below 1. Real outliers inflate precision, fake
+    1 − ∏_{i=1…k} (N − i)/(N + M − i); precision and recall stay below 1. Real outliers inflate precision, fake
     outliers recall, and a memoriser passes all four. A point that its own set holds k + 1 times has the radius 0: its
     ball is empty.
 

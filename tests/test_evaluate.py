@@ -683,10 +683,20 @@ def test_precision_recall_agrees_with_prdc():
         assert precision_recall(real, fake, k=k) == pytest.approx(compute_prdc(real, fake, nearest_k=k), abs=1e-12)
 
 
+def test_coverage_of_a_tiny_set_tells_n_from_n_minus_one():
+    n, m, k, runs = 6, 5, 2, 1500
+    values = [
+        precision_recall(normal(n, 2, seed=2 * s), normal(m, 2, seed=2 * s + 1), k=k)["coverage"] for s in range(runs)
+    ]
+    error = np.std(values, ddof=1) / math.sqrt(runs)
+    assert abs(np.mean(values) - (1 - 5 / 10 * 4 / 9)) < 4 * error  # the centre is no neighbour of its own
+    assert abs(np.mean(values) - (1 - 6 / 11 * 5 / 10)) > 6 * error
+
+
 def test_under_one_law_density_and_coverage_are_known():
     n, m, k, runs = 60, 45, 4, 150
     scores = [precision_recall(normal(n, 3, seed=2 * s), normal(m, 3, seed=2 * s + 1), k=k) for s in range(runs)]
-    expected = 1 - math.prod((n - i) / (n + m - i) for i in range(k))
+    expected = 1 - math.prod((n - i) / (n + m - i) for i in range(1, k + 1))
 
     def away(name, value):
         values = [score[name] for score in scores]
