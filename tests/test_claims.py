@@ -79,8 +79,75 @@ METRICS = {
     "scaled once after all": ({"x.to(course.device) / 127.5 - 1": "x.to(course.device)"}, "black images should beat"),
 }
 
+AUGMENTATION = {
+    "the change never reaches the network": (
+        {"x = change(x.view(-1, 1, 8, 8), rng).view_as(x)": "change(x.view(-1, 1, 8, 8), rng)"},
+        "elastic gains little",
+    ),
+    "one map for the whole batch, as v2 does": (
+        {"each = partial(augment.affine, rng=rng, **MODEST)": "each = one_map"},
+        "one map for all costs nothing",
+    ),
+    "a quarter turn the other way": (
+        {"torch.stack([cos, sin, -sin, cos], 1)": "torch.stack([cos, -sin, sin, cos], 1)"},
+        "a quarter turn is off",
+    ),
+    "half turns that leave the pictures alone": (
+        {"chosen[:, None, None, None], x.flip(-1, -2), x)": "chosen[:, None, None, None], x, x)"},
+        "a lie about the label should cost",
+    ),
+    "labels slipped by one row": (
+        {"torch.stack([part.labels for part in parts])": "torch.stack([part.labels.roll(1) for part in parts])"},
+        "do labels match images",
+    ),
+    "a calibrated network that is not": (
+        {"torch.rand(n, generator=rng) < some, bins)": "torch.rand(n, generator=rng) < some**2, bins)"},
+        "equation (3) and chance disagree",
+    ),
+}
+MIXING = {
+    "partners of any class": ({"same = y @ y.mT  # 1": "same = torch.ones_like(y @ y.mT)  # 1"}, "it knows nothing"),
+    "labels are not mixed": (
+        {
+            "    return x, share * y + (1 - share) * pick(y, partner)\n\n\ndef mixup": "    return x, y\n\n\ndef mixup",
+        },
+        "mixed labels should lower the confidence",
+    ),
+    "ring points on half of the circle": (
+        {"angle = 2 * torch.pi * u[1]": "angle = torch.pi * u[1]"},
+        "equation (3) and the points disagree",
+    ),
+    "partners that are no neighbours": (
+        {"near = gaps.argsort(1)[:, :k]": "near = (-gaps).argsort(1)[:, 1 : k + 1]"},
+        "are partners neighbours",
+    ),
+    "split first": (
+        {"x, y = smote(table[rows], is_8[rows], rng)  # balanced first …": "x, y = table[rows], is_8[rows]"},
+        "did you split first",
+    ),
+}
+BY_RULE = {
+    "the pen is twice as wide": (
+        {"((radius[:, None] - away) * pixels + 0.5)": "((2 * radius[:, None] - away) * pixels + 0.5)"},
+        "the pen's width is off",
+    ),
+    "labels slipped by one": (
+        {"net = learn(desk.images, wanted, rng)": "net = learn(desk.images, wanted.roll(1), rng)"},
+        "do the rule's labels match",
+    ),
+    "the development half is in the unseen half": (
+        {"leaked = set(development.source)": "unseen = development\nleaked = set(development.source)"},
+        "are in the development half",
+    ),
+}
 
-FAULTS = {"00_start_here": START_HERE, "10_quality_metrics": METRICS}
+FAULTS = {
+    "00_start_here": START_HERE,
+    "06_image_augmentation": AUGMENTATION,
+    "07_mixing_and_balance": MIXING,
+    "08_data_by_rule": BY_RULE,
+    "10_quality_metrics": METRICS,
+}
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
 
 
