@@ -107,12 +107,6 @@ AUGMENTATION = {
 }
 MIXING = {
     "partners of any class": ({"same = y @ y.mT  # 1": "same = torch.ones_like(y @ y.mT)  # 1"}, "it knows nothing"),
-    "labels are not mixed": (
-        {
-            "    return x, share * y + (1 - share) * pick(y, partner)\n\n\ndef mixup": "    return x, y\n\n\ndef mixup",
-        },
-        "mixed labels should lower the confidence",
-    ),
     "ring points on half of the circle": (
         {"angle = 2 * torch.pi * u[1]": "angle = torch.pi * u[1]"},
         "equation (3) and the points disagree",
