@@ -1,10 +1,12 @@
 """The chapters' assertions can fail: each planted fault is caught by the assertion that guards against it."""
 
+import ast
 import json
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -150,3 +152,29 @@ CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in fau
 def test_a_chapter_catches(chapter, fault, monkeypatch, tmp_path):
     replaced, message = FAULTS[chapter][fault]
     assert message in (first_failure(chapter, replaced, monkeypatch, tmp_path) or "nothing failed")
+
+
+def functions(chapter: str, *names: str) -> str:
+    """Return the source of functions that a chapter defines."""
+    cells = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf8"))["cells"]
+    trees = [ast.parse("".join(c["source"])) for c in cells if c["cell_type"] == "code" and "%pip" not in str(c)]
+    found = {node.name: ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return "\n".join(found[name] for name in names)
+
+
+def mixes_as_it_says(source: str) -> bool:
+    """Does mixup give each picture the label that its pixels ask for? Noise shows where every pixel came from."""
+    scope = {"torch": torch}
+    exec(source, scope)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.rand(3, 10, 64, generator=rng), torch.eye(10).expand(3, -1, -1)  # every sample is a class of its own
+    made, label = scope["mixup"](x, y, rng)
+    return torch.allclose(made, label @ x, atol=1e-5)  # equation (2): the label holds the shares of the pictures
+
+
+def test_mixup_of_chapter_07_shares_labels_as_it_shares_pixels():
+    source = functions("07_mixing_and_balance", "pick", "mix", "mixup")
+    right = "share * y + (1 - share) * pick(y, partner)"
+    assert source.count(right) == 1 and mixes_as_it_says(source)
+    assert not mixes_as_it_says(source.replace(right, "y"))  # labels are not mixed
+    assert not mixes_as_it_says(source.replace(right, "(1 - share) * y + share * pick(y, partner)"))
