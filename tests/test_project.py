@@ -34,6 +34,7 @@ COLAB = {
     "matplotlib": "3.10.0",
     "seaborn": "0.13.2",
     "tqdm": "4.67.3",
+    "pandas": "2.2.3",
 }
 
 
