@@ -137,12 +137,40 @@ BY_RULE = {
     ),
 }
 
+VAE_THEORY = {
+    "a standard deviation where a variance belongs": (
+        {"mu, x, noise.log())": "mu, x, noise.log() / 2)"},
+        "is σ² a variance",
+    ),
+    "the bound without the blur of the code": (
+        {"(x, m, W, mu, noise) - blur": "(x, m, W, mu, noise)"},
+        "a bound above the evidence",
+    ),
+    "the divergence to the prior without its half": (
+        {"to_prior = 0.5 * (m.square()": "to_prior = 1.0 * (m.square()"},
+        "gap and divergence differ",
+    ),
+    "the divergence averaged over the code": (
+        {"log_v.exp() - log_v - 1).sum(1)": "log_v.exp() - log_v - 1).mean(1)"},
+        "outside the Monte Carlo band",
+    ),
+    "the score of the variance instead of the mean": (
+        {"score = f[:, None] * eps / sd ": "score = f[:, None] * (eps.square() - 1) / sd "},
+        "is not an estimator of this gradient",
+    ),
+    "weights summed instead of averaged": (
+        {"log_mean = log_w.logsumexp(1) - math.log(K) - evidence[3]": "log_mean = log_w.logsumexp(1) - evidence[3]"},
+        "(9) says",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "06_image_augmentation": AUGMENTATION,
     "07_mixing_and_balance": MIXING,
     "08_data_by_rule": BY_RULE,
     "10_quality_metrics": METRICS,
+    "13_vae_theory": VAE_THEORY,
 }
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
 
