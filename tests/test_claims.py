@@ -164,8 +164,38 @@ VAE_THEORY = {
     ),
 }
 
+CLEANING = {
+    "the range of the blood pressure admits −1": (
+        {'"bp": (40, 200)': '"bp": (-10, 200)'},
+        "faults passed",
+    ),
+    "the regression learns from the holes that it fills": (
+        {"b = np.linalg.lstsq(a[~holes], table[~holes, BMI],": "b = np.linalg.lstsq(a, table[:, BMI],"},
+        "not the same regression",
+    ),
+    "the low values vanish instead of the high ones": (
+        {'"by itself": z[:, BMI]}': '"by itself": -z[:, BMI]}'},
+        "equation (2) is off",
+    ),
+    "a draw without its scatter": (
+        {"drawn = a @ b + s2**0.5 * rng.normal(size=len(a))": "drawn = a @ b"},
+        "draws should keep",
+    ),
+    "Rubin's rules without the variance between the fillings": (
+        {"total = u.mean(0) + between": "total = u.mean(0) + 1e-9 * between"},
+        "equation (5)",
+    ),
+    "copies with labels of their own": (
+        {'labels[places] = noisy["test"][copies]': 'labels[places] = noisy["train"][places]'},
+        "whose labels",
+    ),
+    "pictures divided once after all": ({"twice = once / 255": "twice = once"}, "twice should ruin it"),
+    "a hundredth instead of a tenth": ({"t[bad, BMI] / 10)": "t[bad, BMI] / 100)"}, "dividing by ten should be exact"),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
+    "02_cleaning": CLEANING,
     "06_image_augmentation": AUGMENTATION,
     "07_mixing_and_balance": MIXING,
     "08_data_by_rule": BY_RULE,
