@@ -193,8 +193,45 @@ CLEANING = {
     "a hundredth instead of a tenth": ({"t[bad, BMI] / 10)": "t[bad, BMI] / 100)"}, "dividing by ten should be exact"),
 }
 
+FEW_DEALS = {"SEEDS = range(SEED, SEED + 48)": "SEEDS = range(SEED, SEED + 8)"}
+COLLECTING = {
+    "the identity with all instead of the missing": (
+        {"((N - n) / n) ** 0.5": "(N / n) ** 0.5"},
+        "equation (1) is exact",
+    ),
+    "the lottery asks volunteers": (
+        {"return torch.randperm(N, generator=rng)[:n]": "return volunteers(reply, n, rng)"},
+        "is it a lottery",
+    ),
+    "weights upside down": (
+        {"torch.where(old, 0.5 / share, 0.5 / (1 - share))": "torch.where(old, share / 0.5, (1 - share) / 0.5)"},
+        "equation (3) differ",
+    ),
+    "visits to people who had answered": (
+        {"away = (~answered).nonzero()": "away = answered.nonzero()"},
+        "the check misfires",
+    ),
+    "the missing are fetched from the test part": (
+        {"fetched = torch.cat([sent, bent[4:54]])": "fetched = torch.cat([sent, locked[leaning[locked]][:50]])"},
+        "split first",
+    ),
+    "the fifty do not lean": (
+        {"fetched = torch.cat([sent, bent[4:54]])": "fetched = torch.cat([sent, straight[196:246]])", **FEW_DEALS},
+        "new digits should help the leaning",
+    ),
+    "checksums that nobody compares": (
+        {"if found != expected:": "if not found:", **FEW_DEALS},
+        "a changed bit was accepted",
+    ),
+    "a version that does not see labels": (
+        {"json.dumps([str(source), int(label)])": "json.dumps([str(source)])", **FEW_DEALS},
+        "inline and toolbox disagree",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
+    "01_collecting": COLLECTING,
     "02_cleaning": CLEANING,
     "06_image_augmentation": AUGMENTATION,
     "07_mixing_and_balance": MIXING,
