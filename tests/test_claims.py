@@ -229,10 +229,122 @@ COLLECTING = {
     ),
 }
 
+SHORT_CONTEST = {"live=20, full=200": "live=10, full=200"}
+SEEDS_OF_CHORUS = "for seed in range({}):\n    rng = course.reseed(seed)\n    chant"
+SHORT_CHORUS = {SEEDS_OF_CHORUS.format(20): SEEDS_OF_CHORUS.format(4)}
+SHORT = SHORT_CONTEST | SHORT_CHORUS | {"live=20, full=64": "live=12, full=64"}
+
+ANNOTATION = {
+    "chance agreement taken as one in K": (
+        {"(a == b).double().mean(), (shares[0] * shares[1]).sum()": "(a == b).double().mean(), 1 / classes"},
+        "is chance a·b",
+    ),
+    "a rater is paired with himself": (
+        {"pairs = (table * (table - 1)).sum(1)": "pairs = (table * table).sum(1)"},
+        "0.210",
+    ),
+    "the annotators' tables are read by columns": (
+        {'torch.einsum("nak,ajk->nj", said, log_table)': 'torch.einsum("nak,akj->nj", said, log_table)'},
+        "is a row of the table the truth",
+    ),
+    "the twins are shuffled across classes": (
+        {
+            "            rows = (truth == k).nonzero()[:, 0]": "            rows = everyone",
+            **SHORT_CONTEST,
+            **SHORT_CHORUS,
+        },
+        "err equally often",
+    ),
+    "gold items bought among the easy images": (
+        {
+            "torch.randperm(len(truth), generator=rng)[:GOLD]": "(~hard).nonzero()[:, 0][:GOLD]",
+            **SHORT_CONTEST,
+            **SHORT_CHORUS,
+        },
+        "gold should tell",
+    ),
+    "look-alike errors that fall anywhere": (
+        {"rate * torch.eye(K)[LOOKS]": "rate * torch.full((K, K), 1 / K)", **SHORT},
+        "a system costs more",
+    ),
+    "the folds are not held out": (
+        {"kept = [rows[s][fold != f]": "kept = [rows[s][fold >= 0]", **SHORT},
+        "are the folds held out",
+    ),
+}
+
+FAST = {"LABELS = 50  #": "LABELS = 20  #", "live=20": "live=8"}  # no bands, fewer deals
+ANSWERS = "    return x, torch.stack([part.labels for part in parts])"
+SILENCE = "    said = F.one_hot(votes + 1, classes + 1).double()"
+PSEUDO = "def pseudo(game, n, tau=0.8):\n"
+CONSISTENT = "    extra = believe(game.x if x is None else x, change=shaken)"
+
+FEWER_LABELS = {
+    "labels slipped by one row": (
+        {ANSWERS: ANSWERS.replace("part.labels", "part.labels.roll(1)"), **FAST},
+        "do labels and pictures match",
+    ),
+    "margin asks where the network is surest": (
+        {"doubt = best[..., 1] - best[..., 0]": "doubt = best[..., 0] - best[..., 1]"},
+        "is it reversed",
+    ),
+    "core-set forgets what it has just asked for": (
+        {"gap = torch.minimum(gap, torch.cdist(z, pick(z, new)).squeeze(-1))": "pass", **FAST},
+        "from 0 the farthest is 10",
+    ),
+    "pseudo-labels look at the pool's labels": (
+        {PSEUDO: PSEUDO + "    game.labels.ask(first_rows(game, 1200))\n", **FAST},
+        "1200 labels used, 20 paid for",
+    ),
+    "consistency without the change": (
+        {CONSISTENT: CONSISTENT.replace(", change=shaken", ""), "live=20": "live=12"},
+        "is u' shaken",
+    ),
+    "a view is compared with itself": (
+        {"    near = near.masked_fill(torch.eye(z.shape[1], dtype=torch.bool), -torch.inf)\n": "", **FAST},
+        "mask it",
+    ),
+    "silence says nothing": (
+        {SILENCE: SILENCE + "\n    said[..., 0] = 0", **FAST, "live=20": "live=6"},
+        "over the majority",
+    ),
+}
+
+PARTS = "parts = data.split(digits, (0.5, 0.2, 0.3), course.rng)"
+SPLITS = {
+    "the honest arm fits its step on all rows too": (
+        {"late = fitted_on(train, step,": "late = fitted_on(np.r_[train, test], step,"},
+        "equation (2) misses",
+    ),
+    "the copies are of training rows, not of test rows": (
+        {"    leaky = np.r_[train[count:], test[:count]]\n": "    leaky = np.r_[train[count:], train[:count]]\n"},
+        "equation (4) misses",
+    ),
+    "each row of a patient has a label of its own": (
+        {"y = rng.integers(2, size=patients)[who]": "y = rng.integers(2, size=len(who))"},
+        "equation (5) misses",
+    ),
+    "the file of digits was shuffled": (
+        {'digits = data.load("digits")  #': 'digits = data.load("digits").select(torch.randperm(1797))  #'},
+        "is the file in its order",
+    ),
+    "the validation choice was made on the test part": (
+        {"lucky, chosen = test.argmax(), valid.argmax()": "lucky, chosen = test.argmax(), test.argmax()"},
+        "was it the test part",
+    ),
+    "a digit stands in the training and in the test part": (
+        {PARTS: f"{PARTS}\nparts = (*parts[:2], data.concat(parts[2], parts[0].select([0])))"},
+        "a row stands in two parts",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
     "02_cleaning": CLEANING,
+    "03_splits_and_leakage": SPLITS,
+    "04_annotation": ANNOTATION,
+    "05_fewer_labels": FEWER_LABELS,
     "06_image_augmentation": AUGMENTATION,
     "07_mixing_and_balance": MIXING,
     "08_data_by_rule": BY_RULE,
