@@ -5,6 +5,7 @@ from math import lgamma, log
 import numpy as np
 
 from .clean import duplicate_groups
+from .data import ImageSet
 
 NEIGHBOURS = 30  # how many training rows around a test row are searched for a straight line
 STRAIGHT = 1e-3  # 1 - |cos| of two directions that count as one: room for pixels rounded to bytes
@@ -42,7 +43,7 @@ def find_leaks(train_x, test_x, train_y, test_y, *, pipeline=None, groups=None, 
     proof.
 
     Raises ValueError for unequal lengths or columns, NaN or infinity, strings where numbers belong, labels that are
-    not classes, a single class, and a pipeline whose refits differ among themselves (set its `random_state`).
+    missing (None, NaN; -1 of an ImageSet) or not classes, a single class, and a pipeline whose refits differ among themselves (set its `random_state`).
 
     Source: Kaufman et al. 2012 (doi:10.1145/2382577.2382579), Kapoor and Narayanan 2023
     (doi:10.1016/j.patter.2023.100804) for the kinds of leak. Taught in: 03_splits_and_leakage
@@ -57,6 +58,9 @@ def find_leaks(train_x, test_x, train_y, test_y, *, pipeline=None, groups=None, 
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"train_x and test_x must have equally many columns, got {train.shape[1]} and {test.shape[1]}")
     a, b = _labels(train_y, "train_y", len(train)), _labels(test_y, "test_y", len(test))
+    for rows, y, name in ((train_x, a, "train_y"), (test_x, b, "test_y")):
+        if isinstance(rows, ImageSet) and y.dtype.kind == "i" and (y < 0).any():
+            raise ValueError(f"{name} must hold a label for each row, got -1, unlabelled, in row {(y < 0).argmax()}")
     if a.dtype.kind != b.dtype.kind and "U" in (a.dtype.kind, b.dtype.kind):
         raise ValueError(f"train_y and test_y must be of one kind, got {a.dtype} and {b.dtype}")
     if len(np.unique(a)) < 2:
@@ -215,14 +219,14 @@ def _join(train, test):
     return np.concatenate([train, test])
 
 
-def _array(values, name: str) -> np.ndarray:
-    values = getattr(values, "images", values)
+def _array(values) -> np.ndarray:
+    values = values.images if isinstance(values, ImageSet) else values
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
 def _table(values, name: str, least: int) -> np.ndarray:
     """The rows as a finite float64 table (N, D)."""
-    x = _array(values, name)
+    x = _array(values)
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}: encode strings as codes first")
     if x.ndim < 2 or len(x) < least or x[0].size == 0:
@@ -235,8 +239,13 @@ def _table(values, name: str, least: int) -> np.ndarray:
 
 
 def _labels(values, name: str, rows: int) -> np.ndarray:
-    y = _array(values, name)
+    y = _array(values)
     if y.dtype == object:
+        import pandas
+
+        absent = np.flatnonzero(pandas.isna(y))
+        if len(absent):
+            raise ValueError(f"{name} must hold a label for each row, got {y[absent[0]]} in row {absent[0]}: drop it")
         y = y.astype(str)
     if y.shape != (rows,):
         raise ValueError(f"{name} must hold one label for each of {rows} rows, got shape {y.shape}")
@@ -248,7 +257,7 @@ def _labels(values, name: str, rows: int) -> np.ndarray:
 def _pair(values, name: str, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(values, tuple | list) or len(values) != 2:
         raise ValueError(f"{name} must be a pair (of the training rows, of the test rows)")
-    train, test = (_array(part, name) for part in values)
+    train, test = (_array(part) for part in values)
     if train.shape != (n,) or test.shape != (m,):
         raise ValueError(f"{name} must hold {n} and {m} values, got shapes {train.shape} and {test.shape}")
     return train, test

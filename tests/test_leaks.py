@@ -288,6 +288,10 @@ def test_images_tensors_frames_and_strings():
     digits = data.load("digits")
     one, other = digits.select(slice(0, 200)), digits.select(slice(200, 300))
     assert find_leaks(one, other, one.labels, other.labels) == []
+    unlabelled = one.labels.clone()
+    unlabelled[3] = -1
+    with pytest.raises(ValueError, match=r"train_y .* unlabelled, in row 3"):
+        find_leaks(one, other, unlabelled, other.labels)
     both = data.concat(other, one.select(slice(0, 10)))
     found = find_leaks(one, both, one.labels, both.labels)
     assert found[0].startswith("copies: 10 of 110 ")
@@ -318,6 +322,8 @@ X, Y, _ = table(20, 3)
         ({"train_y": Y[:10] + 0.5}, "classes"),
         ({"train_y": np.full(10, np.nan)}, "classes"),
         ({"train_y": np.array(["a", "b"] * 5)}, "one kind"),
+        ({"train_y": np.array(["a", None] * 5, dtype=object)}, r"train_y .* None in row 1"),
+        ({"test_y": np.array(["a", np.nan] * 5, dtype=object)}, r"test_y .* nan in row 1"),
         ({"groups": np.arange(20)}, "pair"),
         ({"groups": (np.arange(9), np.arange(10))}, "10 and 10"),
         ({"times": (np.arange(10), np.arange(11))}, "times"),
