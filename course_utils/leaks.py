@@ -43,7 +43,8 @@ def find_leaks(train_x, test_x, train_y, test_y, *, pipeline=None, groups=None, 
     proof.
 
     Raises ValueError for unequal lengths or columns, NaN or infinity, strings where numbers belong, labels that are
-    missing (None, NaN; -1 of an ImageSet) or not classes, a single class, and a pipeline whose refits differ among themselves (set its `random_state`).
+    missing (None, NaN; -1 of an ImageSet) or not classes, a single class, and a pipeline whose refits differ among
+    themselves (set its `random_state`).
 
     Source: Kaufman et al. 2012 (doi:10.1145/2382577.2382579), Kapoor and Narayanan 2023
     (doi:10.1016/j.patter.2023.100804) for the kinds of leak. Taught in: 03_splits_and_leakage
