@@ -143,6 +143,13 @@ def no_memory_addresses(nb, about):
     ]
 
 
+def no_value_left_standing(nb, about):
+    """What a reader sees is printed, drawn or formatted; a bare last value is an accident."""
+    bare = {"text/plain"}
+    found = [cell for cell, out in outputs(nb) if out.output_type == "execute_result" and set(out.data) == bare]
+    return [f"{tool.place(nb, cell)} shows the value of its last line: print it or end with ;" for cell in found]
+
+
 def no_myst_syntax(nb, about):
     patterns = {
         "directive": r"^\s*(?:`{3,}|~{3,}|:{3,})\s*\{[\w:.+-]+\}.*$",
@@ -277,6 +284,7 @@ RULES = [
     no_remote_images,
     no_machine_paths,
     no_memory_addresses,
+    no_value_left_standing,
     no_myst_syntax,
     no_line_breaks_in_display_maths,
     internal_links_resolve,
@@ -577,6 +585,10 @@ def code_after_code(nb, about):
     nb.cells[4].source = ""
 
 
+def bare_value(text):
+    return nbformat.v4.new_output("execute_result", {"text/plain": text}, execution_count=1)
+
+
 def html_output(text):
     return output(nbformat.v4.new_output("display_data", {"text/html": text}))
 
@@ -609,6 +621,7 @@ PLANTED = [
     (no_machine_paths, append("\nopen('/tmp/x')", CODE)),
     (no_machine_paths, append("\nSee /root/x for more.")),
     (no_memory_addresses, output(printed("<function f at 0x7f3a2b1c>"))),
+    (no_value_left_standing, output(bare_value("(2.04, 4.59)"))),
     (no_myst_syntax, append("\n\n```{note}\nRead this.\n```")),
     (no_myst_syntax, append("\n\n:::{note}\nRead this.\n:::")),
     (no_myst_syntax, append(" as {cite:p}`kingma2014`")),
