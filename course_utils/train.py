@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import losses
+from . import losses, parallel
 from .data import to_probability
 
 Metrics = dict[str, float]
@@ -66,6 +66,9 @@ def fit(
     A resumed run equals the uninterrupted one bit for bit: same machine, thread count and versions (on a GPU also:
     deterministic kernels). The learning rate comes back with the optimiser; another one needs another file.
 
+    Under torchrun (see `parallel`) the processes share each batch, average gradients and metrics, and keep one
+    checkpoint and one bar. The state is then needed without a checkpoint too; `on_epoch` runs in every process.
+
     Errors: ValueError for `epochs` below 1, batches that are empty or can be read only once, a step that returns
     anything but 0-d tensors, `checkpoint` without a state, a checkpoint that is damaged or was made by other
     nets, optimisers or batches (neither the file nor the nets are touched). FloatingPointError with the
@@ -89,26 +92,17 @@ def fit(
             "Pass a list, a DataLoader or the result of data.batches"
         )
     history: list[Metrics] = []
+    rank, processes = parallel.place()
+    everything = _collect(step, batches, state) if checkpoint is not None or processes > 1 else {}
     if checkpoint is not None:
         checkpoint = _checkpoint_path(checkpoint)
-        everything = _collect(step, batches, state)
         if checkpoint.exists():
             history = _resume(checkpoint, everything, epochs)
 
-    bar = _bar(len(history), epochs, progress)
+    bar = _bar(len(history), epochs, progress and rank == 0)
     try:
-        for epoch in range(len(history), epochs):
-            metrics = _one_epoch(step, batches, epoch)
-            _check_finite(metrics, epoch, epochs)
-            if on_epoch is not None:
-                on_epoch(epoch, metrics)
-                metrics = {name: float(value) for name, value in metrics.items()}
-            history.append(metrics)
-            if checkpoint is not None:
-                _save(checkpoint, everything, history)
-            if bar is not None:
-                bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
-                bar.update()
+        with parallel.together(everything):
+            _epochs(step, batches, epochs, on_epoch, checkpoint, everything, history, bar)
     except KeyboardInterrupt as stop:
         if checkpoint is not None and checkpoint.exists():
             stop.add_note(f"Stopped. {checkpoint} holds the last finished epoch: the same call goes on from there.")
@@ -119,13 +113,30 @@ def fit(
     return history
 
 
+def _epochs(step, batches, epochs, on_epoch, checkpoint, everything, history: list[Metrics], bar) -> None:
+    for epoch in range(len(history), epochs):
+        metrics = _one_epoch(step, batches, epoch)
+        _check_finite(metrics, epoch, epochs)
+        if on_epoch is not None:
+            on_epoch(epoch, metrics)
+            metrics = {name: float(value) for name, value in metrics.items()}
+        history.append(metrics)
+        if checkpoint is not None:
+            if parallel.place()[0] == 0:
+                _save(checkpoint, everything, history)
+            parallel.wait()
+        if bar is not None:
+            bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
+            bar.update()
+
+
 def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> Metrics:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"batches must yield pairs (x, y), got {_describe(batch)}")
-        x, y = batch
+        x, y = map(parallel.share, batch)
         size = len(x)
         if size == 0:
             raise ValueError(f"batches gave an empty batch in epoch {epoch}: there is nothing to average over")
@@ -152,8 +163,10 @@ def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int)
     if not sums:
         raise ValueError(f"batches gave no batch in epoch {epoch}: is the set empty, or smaller than one full batch?")
     device = next(iter(sums.values())).device
-    totals = torch.stack([total.to(device) for total in sums.values()]).tolist()  # the one wait for the device
-    return {name: total / counts[name] for name, total in zip(sums, totals, strict=True)}
+    # the one wait for the device; with several processes also the one for each other
+    totals = parallel.total(torch.stack([total.to(device) for total in sums.values()])).tolist()
+    shares = parallel.place()[1]  # equal ones: each process counts the same number of examples
+    return {name: total / (shares * counts[name]) for name, total in zip(sums, totals, strict=True)}
 
 
 def _describe(value: Any) -> str:
@@ -197,8 +210,8 @@ def _collect(step: Step, batches: Iterable, state: Mapping[str, Any] | None) -> 
     given = state or {}
     if not own and not given:
         raise ValueError(
-            "checkpoint= needs a state: this step carries none. Pass state={'net': net, 'optimiser': optimiser, ...} "
-            "with everything that training changes"
+            "checkpoint= (and every run in several processes) needs a state: this step carries none. Pass "
+            "state={'net': net, 'optimiser': optimiser, ...} with everything that training changes"
         )
     for name in own.keys() & given.keys():
         if own[name] is not given[name]:
@@ -548,7 +561,7 @@ def gan_step(
 def _noise(shape: Iterable[int], rng: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers drawn on the generator's device, then moved; float32 also beside half precision."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.randn(tuple(shape), generator=rng, device=rng.device, dtype=dtype).to(like.device)
+    return parallel.draw(tuple(shape), rng, dtype).to(like.device)
 
 
 def _loss(loss: Callable[..., Tensor], *logits: Tensor, kind: str) -> Tensor:

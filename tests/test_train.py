@@ -511,9 +511,9 @@ def test_what_could_not_be_read_back_is_refused_before_it_is_written(tmp_path):
 
 
 def test_checkpoint_needs_a_state(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint= needs a state"):
+    with pytest.raises(ValueError, match="needs a state"):
         _quiet(_mean_step, _twice(), 1, checkpoint=tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="checkpoint= needs a state"):
+    with pytest.raises(ValueError, match="needs a state"):
         _quiet(_mean_step, _twice(), 1, checkpoint=tmp_path / "run.pt", state={})
 
 
