@@ -124,7 +124,7 @@ def symptoms(gen: nn.Module, disc: nn.Module, real: Tensor, z: Tensor) -> list[s
         share = float(fake.std(0).mean() / real.std(0).mean())
         found.append(
             f"the generator has gone constant: over {len(z)} latents its pixels spread {share:.1%} as much as real "
-            "ones. Every latent gives the same image, and no further step will tell them apart"
+            "ones. Every latent gives nearly the same image"
         )
     if not torch.isfinite(logits).all():
         found.append("the discriminator's logits are not finite: its weights are spoiled, go back to a checkpoint")

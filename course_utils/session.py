@@ -118,7 +118,8 @@ class Session:
         return contextlib.nullcontext()
 
     def record(self, name: str, metrics: dict, figure=None) -> None:
-        """Store a result of the ``full`` profile; in the ``live`` profile nothing happens.
+        """Store a result of the ``full`` profile; in the ``live`` profile, and in all processes but the first under
+        torchrun, nothing happens.
 
         name: of the result; an entry of this name is replaced, all others are kept.
         metrics: nested dict of numbers, strings, lists, arrays or tensors.
@@ -133,8 +134,10 @@ class Session:
         metrics = _plain(metrics, name)
         if self.profile != "full":
             return
-        from . import data
+        from . import data, parallel
 
+        if parallel.place()[0] > 0:
+            return
         now = time.perf_counter()
         entry = {
             "metrics": metrics,

@@ -338,6 +338,171 @@ SPLITS = {
     ),
 }
 
+QUICK = {
+    "SEEDS = range(20)": "SEEDS = range(8)",
+    "{2, 4, 8, 16, 32}": "{4, 8, 32}",
+    "sizes=(5, 10, 20, 40)": "sizes=(5, 20)",
+    "LEVELS = (0.2, 0.4, 0.8, 1.6)": "LEVELS = (0.4, 0.8)",
+}
+AUTOENCODERS = {
+    "the copier's codes are drowned in noise": (
+        {
+            "return rows[torch.randperm(len(rows), generator=rng)[:count]]": "return 0.8 * rows[:count] + 0.8 * "
+            "rows.std(0) * torch.randn(count, rows.shape[1], generator=rng).double()",
+            **QUICK,
+        },
+        "the copier should have the better score",
+    ),
+    "smallest eigenvalues first": (
+        {"variances = variances.flip(0).clamp(min=0)": "variances = variances.clamp(min=0)"},
+        "are the largest λ first",
+    ),
+    "the linear decoder gets a code number less": (
+        {"((D, Z), (Z, D)))": "((D, Z - 1), (Z - 1, D)))"},
+        "not converged, or below the optimum",
+    ),
+    "standard codes have a spread of two": (
+        {"measured(Z, 1.0, rng)": "measured(Z, 2.0, rng)"},
+        "(2) fails at Z",
+    ),
+    "peak not squared": (
+        {"peak**2 / torch.as_tensor(error)": "peak / torch.as_tensor(error)", **QUICK},
+        "the peak enters squared",
+    ),
+    "the slope divided by the noise, not its square": (
+        {"worst = ((cleaned - noisy) / sigma**2 - slope)": "worst = ((cleaned - noisy) / sigma - slope)", **QUICK},
+        "divided by σ instead of σ²",
+    ),
+}
+
+VAE_FAST = {  # short trainings, and no bands on what they reach
+    "epochs=7": "epochs=1",
+    'last["kl"] > 3': 'last["kl"] > 0',
+    "cost + kl < 75 and active_units(net, unseen) > 8": "cost + kl < 300",
+    "SEEDS2 = range(5)": "SEEDS2 = range(3)",
+    "batches, epochs=8)": "batches, epochs=1)",
+    "range(5), 400": "range(5), 20",
+    "right.min() > 2": "right.min() > 0",
+    "left[n].max() < 0.1": "left[n].max() < 99",
+}
+LOOP = "    loss = (cost + kl).mean()\n    optimiser"
+WARM = "    step = train.vae_step(net, optimiser, noise, beta=lambda t: min(1, t / 20))\n"
+VAE_ON_GPU = {
+    "a mean over pixels in the loop": ({LOOP: LOOP.replace("cost", "cost / 256")}, "another one than the loop"),
+    "the checkpoint forgets the noise": (
+        {WARM: WARM + "    step.state.pop('rng')\n", **VAE_FAST},
+        "what was not saved",
+    ),
+    "the reference forgets its half": (
+        {"(0.5 * (l.sigmoid() - x).square()": "((l.sigmoid() - x).square()", **VAE_FAST},
+        "not as derived",
+    ),
+    "the linear VAE forgets its half": ({"square / (2 * SIGMA2)": "square / SIGMA2", **VAE_FAST}, "not predicted"),
+    "a pixel sees itself": ({"(sees[:, None] < pixel)": "(sees[:, None] <= pixel)", **VAE_FAST}, "check the masks"),
+    "free bits are not free": (
+        {"free.clamp(min=FREE)": "free", "live=8": "live=2", **VAE_FAST},
+        "free bits should fill",
+    ),
+    "the mixture is not drawn from": (
+        {
+            "torch.tensor(by_size[c][1].sample(2000)[0]).float()": "torch.randn(2000, 8, generator=rng)",
+            "live=8": "live=2",
+            "live=5": "live=3",
+            "20, 40), 12": "20), 3",
+            "HIDDEN == 192": "HIDDEN == 0",
+            "HIDDEN, STEPS6, FREE = 192, 500": "HIDDEN, STEPS6, FREE = 192, 20",
+            **VAE_FAST,
+        },
+        "gains nothing over",
+    ),
+}
+
+FEW = {"SEEDS = range(6)": "SEEDS = range(4)"}
+VAE_FAMILY = {
+    "MIG without the second best": ({"(ranked[0] - ranked[1]).mean()": "ranked[0].mean()"}, "a tie must score 0"),
+    "floor of the information without the half": (
+        {"(BINS - 1) ** 2 / (2 * len(held))": "(BINS - 1) ** 2 / len(held)"},
+        "another floor than promised",
+    ),
+    "standard deviation taken for a variance": (
+        {"x16, math.log(noise))": "x16, 2 * math.log(noise))"},
+        "is the noise a variance",
+    ),
+    "mean codes scored instead of drawn ones": (
+        {'"z": z, "mig"': '"z": mean, "mig"', **FEW},
+        "a drawn code breaks equation (4)",
+    ),
+    "decoder does not turn back": (
+        {"apply(dec, 0, z @ back)": "apply(dec, 0, z)", **FEW},
+        "does the decoder turn back",
+    ),
+    "rotation transposed": (
+        {"return torch.cat([u[:, :5] @ v, u[:, 5:]], 1)": "return torch.cat([u[:, :5] @ v, u[:, 5:]], 1).T", **FEW},
+        "a better rotation must be found",
+    ),
+}
+
+GAN_THEORY = {
+    "the discriminator is shown two samples of one law": (
+        {"draw_q(S, 100, rng)))": "draw_p(S, 100, rng)))"},
+        "too few steps?",
+    ),
+    "JS without its half": (
+        {"    return 0.5 * (torch.xlogy(p, p / m)": "    return 1.0 * (torch.xlogy(p, p / m)"},
+        "equation (3)",
+    ),
+    "fresh points are the training points": (
+        {"    new = plain_draws(len(seeds), 1000, rng, same)\n": "    new = own\n"},
+        "no bound",
+    ),
+    "D* moves with the generator": (
+        {"f_star = (p.log() - q_theta.log()).detach()": "f_star = (p.log() - q_theta.log())"},
+        "equation (7)",
+    ),
+    "alternating steps answer the old discriminator": (
+        {"seen = torch.where(alternating, new, psi)": "seen = psi"},
+        "(14) misses",
+    ),
+    "the games are judged on their own half": (
+        {
+            "both = torch.stack([fit, judge])": "both = torch.stack([fit, fit])",
+            "range(300, 324), 500": "range(300, 324), 100",
+        },
+        "judge on the other",
+    ),
+}
+
+FIRST_GAN = {
+    "no detach in the loop": (
+        {
+            ".detach()  # no gradient back into gen": "",
+            "def moved(net, move):  # largest change of a weight": "def moved(net, move):",
+        },
+        "detach",
+    ),
+    "zero_grad forgotten in disc's move": (
+        {"    optimiser.zero_grad()  # also what gen's move has left in disc\n": ""},
+        "inline loop and toolbox differ",
+    ),
+    "the ruler is blind": (
+        {"    train.fit(train.classifier_step(net, optimiser), pages, epochs=3)\n    answers": "    answers"},
+        "the extractor cannot read",
+    ),
+    "the fault is not planted": ({'if fault != "no zero_grad":': "if True:"}, "keeps up with the healthy one"),
+    "the latents' generator is not saved": (
+        {"    step = toolbox_step(2)\n": "    step = toolbox_step(2)\n    step.state.pop('rng')\n"},
+        "missing from the state",
+    ),
+    "the copier adds noise": (
+        {
+            "return x[torch.randperm(len(x), generator=rng)[:COUNT]]": "return x[:COUNT] + 0.1",
+            "STEPS = 2000": "STEPS = 20",
+            "live=12": "live=8",
+        },
+        "distance zero",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -349,7 +514,12 @@ FAULTS = {
     "07_mixing_and_balance": MIXING,
     "08_data_by_rule": BY_RULE,
     "10_quality_metrics": METRICS,
+    "12_autoencoders": AUTOENCODERS,
     "13_vae_theory": VAE_THEORY,
+    "14_vae_on_gpu": VAE_ON_GPU,
+    "15_vae_family": VAE_FAMILY,
+    "16_gan_theory": GAN_THEORY,
+    "17_first_gan": FIRST_GAN,
 }
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import data, session
+from course_utils import data, parallel, session
 
 matplotlib.use("Agg")
 
@@ -80,6 +80,16 @@ def test_reseed_sets_every_global_generator():
 def test_live_profile_records_nothing(tmp_path):
     session.start("demo").record("a", {"x": 1.0})
     assert not (tmp_path / "results").exists()
+
+
+def test_only_the_first_of_several_processes_records(tmp_path, monkeypatch):
+    course = session.start("demo", profile="full")
+    monkeypatch.setattr(parallel, "place", lambda: (1, 2))
+    course.record("a", {"b": 1})
+    assert not (tmp_path / "results").exists()
+    monkeypatch.setattr(parallel, "place", lambda: (0, 2))
+    course.record("a", {"b": 1})
+    assert (tmp_path / "results").exists()
 
 
 def test_record_merges_and_tells_where_it_comes_from(tmp_path):
