@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _NAMES = ("gen", "disc", "gen_optimiser", "disc_optimiser")
 
 
-class Finding(NamedTuple):
+class _Finding(NamedTuple):
     """One line of a diagnosis: did the invariant hold, and what was seen."""
 
     ok: bool
@@ -44,8 +44,9 @@ def examine(
     y: Tensor | None = None,
     *,
     state: Mapping[str, Any] | None = None,
-) -> dict[str, Finding]:
-    """Run `step(x, y)` once and return, for each invariant of a GAN step, whether it held and what was seen.
+) -> dict[str, _Finding]:
+    """Run `step(x, y)` once and return, for each invariant of a GAN step, whether it held and what was seen: `.ok`
+    and `.evidence`, by name.
 
         who moves       each optimiser changes its own net and leaves the other one as it is
         own gradients   the gradient that an optimiser uses was made in this turn by this net's loss: nothing stale,
@@ -293,60 +294,60 @@ def _put_back(value: Any, saved: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _who_moves(record: _Recorder) -> Finding:
+def _who_moves(record: _Recorder) -> _Finding:
     other = {"gen": "disc", "disc": "gen"}
     for name in ("disc", "gen"):
         turns = [turn for turn in record.turns if turn.owner == name]
         if not turns:
-            return Finding(False, f"the optimiser of {name} never steps")
+            return _Finding(False, f"the optimiser of {name} never steps")
         if not any(turn.moved[name] for turn in turns):
-            return Finding(False, f"{name} does not move: no gradient reaches it in its own turn")
+            return _Finding(False, f"{name} does not move: no gradient reaches it in its own turn")
         astray = max(turn.moved[other[name]] for turn in turns)
         if astray:
-            return Finding(False, f"the optimiser of {name} also moves {other[name]}, by up to {astray:.1e}")
+            return _Finding(False, f"the optimiser of {name} also moves {other[name]}, by up to {astray:.1e}")
     stray = [name for name, change in record.left.items() if change]
     if stray:
-        return Finding(False, f"{' and '.join(stray)} moved by no optimiser's hand, after the last turn")
-    return Finding(True, f"{len(record.turns)} turns ({', '.join(t.owner for t in record.turns)}), each moves its own")
+        return _Finding(False, f"{' and '.join(stray)} moved by no optimiser's hand, after the last turn")
+    return _Finding(True, f"{len(record.turns)} turns ({', '.join(t.owner for t in record.turns)}), each moves its own")
 
 
-def _own_gradients(record: _Recorder) -> Finding:
+def _own_gradients(record: _Recorder) -> _Finding:
     for turn in record.turns:
         if turn.cosine < 0.9999:
-            return Finding(
+            return _Finding(
                 False,
                 f"{turn.owner} steps along a gradient that is not its own (cosine {turn.cosine:.2f} with the fresh "
                 "one): zero_grad or detach is missing",
             )
     if record.wasted:
-        return Finding(True, "nothing stale; disc's loss also runs back through gen, which costs time (detach)")
-    return Finding(True, "nothing stale, nothing left over from the other turn")
+        return _Finding(True, "nothing stale; disc's loss also runs back through gen, which costs time (detach)")
+    return _Finding(True, "nothing stale, nothing left over from the other turn")
 
 
-def _directions(record: _Recorder) -> Finding:
+def _directions(record: _Recorder) -> _Finding:
     seen = []
     for number, turn in enumerate(record.turns):
         calls = [call for call in record.calls if call.turn == number and call.gradients]
         push = {kind: _push(call for call in calls if call.kind == kind) for kind in ("real", "fake", "changed")}
         if turn.owner == "disc":
             if push["changed"] is not None:
-                return Finding(True, "not asked: disc is shown images that are neither x nor gen's (augmented?)")
+                return _Finding(True, "not asked: disc is shown images that are neither x nor gen's (augmented?)")
             for kind in ("real", "fake"):
                 if push[kind] is None:
-                    return Finding(False, f"disc moves without a lesson from {kind} images")
+                    return _Finding(False, f"disc moves without a lesson from {kind} images")
             # Least squares may raise a fake logit towards 0: what counts is that real gains on fake.
             gain = push["real"] - push["fake"]
             if gain < 0.2 * (abs(push["real"]) + abs(push["fake"])):
                 ways = [f"{kind} {'up' if push[kind] > 0 else 'down'}" for kind in ("real", "fake")]
-                return Finding(False, f"disc's turn moves the logits of {' and '.join(ways)}: a wrong sign or target")
+                return _Finding(False, f"disc's turn moves the logits of {' and '.join(ways)}: a wrong sign or target")
             seen.append("disc: real gains on fake")
         else:
             if push["fake"] is None:
-                return Finding(False, "gen's loss does not depend on disc(gen(z))")
+                return _Finding(False, "gen's loss does not depend on disc(gen(z))")
             if push["fake"] < 0:
-                return Finding(False, "gen's turn lowers the logits of its own images: a wrong sign or target")
+                return _Finding(False, "gen's turn lowers the logits of its own images: a wrong sign or target")
             seen.append("gen: fake up")
-    return Finding(bool(seen), "; ".join(dict.fromkeys(seen)) or "no optimiser steps")
+    return _Finding(bool(seen), "; ".join(dict.fromkeys(seen)) or "no optimiser steps")
 
 
 def _push(calls: Iterable[_Call]) -> float | None:
@@ -355,19 +356,19 @@ def _push(calls: Iterable[_Call]) -> float | None:
     return -float(torch.stack(gradients).sum()) if gradients else None
 
 
-def _logits(disc: nn.Module, record: _Recorder) -> Finding:
+def _logits(disc: nn.Module, record: _Recorder) -> _Finding:
     images = record.made[-1] if record.made else None
     if images is None:
-        return Finding(False, "gen was never called")
+        return _Finding(False, "gen was never called")
     values = torch.cat([disc(images * factor, *record.labels).flatten() for factor in (-1e3, -10.0, 10.0, 1e3)])
     if 0 <= values.min() and values.max() <= 1:
-        return Finding(False, "disc's outputs never leave [0, 1]: it ends in a sigmoid, the losses add another")
-    return Finding(True, f"outputs from {values.min():.2g} to {values.max():.2g} when images are exaggerated")
+        return _Finding(False, "disc's outputs never leave [0, 1]: it ends in a sigmoid, the losses add another")
+    return _Finding(True, f"outputs from {values.min():.2g} to {values.max():.2g} when images are exaggerated")
 
 
-def _scale(gen: nn.Module, x: Tensor, record: _Recorder) -> Finding:
+def _scale(gen: nn.Module, x: Tensor, record: _Recorder) -> _Finding:
     if record.latents is None:
-        return Finding(False, "gen was never called")
+        return _Finding(False, "gen was never called")
     z, *rest = record.latents
     lows, highs = zip(*(record.shown or [(float(x.min()), float(x.max()))]), strict=True)
     low, high = min(lows), max(highs)  # what disc is shown, which may not be what the step was given
@@ -375,21 +376,21 @@ def _scale(gen: nn.Module, x: Tensor, record: _Recorder) -> Finding:
     (a, b), (c, d) = ((float(v.min()), float(v.max())) for v in (gen(z * f, *rest) for f in (1e2, 1e4)))
     real, reach = f"real images lie in [{low:.2g}, {high:.2g}]", f"gen reaches [{c:.2g}, {d:.2g}]"
     if d - c > 2 * (b - a) and d - c > 10 * (high - low):
-        return Finding(True, f"{real}, gen's output is unbounded")
+        return _Finding(True, f"{real}, gen's output is unbounded")
     slack = 0.25 * (high - low)
     if c > low + slack or d < high - slack:
-        return Finding(False, f"{real}, {reach}: it cannot make what it is shown")
+        return _Finding(False, f"{real}, {reach}: it cannot make what it is shown")
     if c < low - slack or d > high + slack:
-        return Finding(False, f"{real}, {reach}: two scales, disc tells them apart by brightness alone")
-    return Finding(True, f"{real}, {reach}")
+        return _Finding(False, f"{real}, {reach}: two scales, disc tells them apart by brightness alone")
+    return _Finding(True, f"{real}, {reach}")
 
 
-def _latents(gen: nn.Module, x: Tensor, record: _Recorder) -> Finding:
+def _latents(gen: nn.Module, x: Tensor, record: _Recorder) -> _Finding:
     if record.latents is None:
-        return Finding(False, "gen was never called")
+        return _Finding(False, "gen was never called")
     z, *rest = record.latents
     spread, real = float(gen(z, *rest).std(0).mean()), float(x.std(0).mean())
     share = spread / real if real else float("inf")
     if share < 1e-3:
-        return Finding(False, f"over {len(z)} latents a pixel spreads {share:.2%} of the real spread: gen is constant")
-    return Finding(True, f"over {len(z)} latents a pixel spreads {share:.0%} of the real spread")
+        return _Finding(False, f"over {len(z)} latents a pixel spreads {share:.2%} of the real spread: gen is constant")
+    return _Finding(True, f"over {len(z)} latents a pixel spreads {share:.0%} of the real spread")

@@ -142,7 +142,10 @@ def total(sums: Tensor) -> Tensor:
 
 
 def wait() -> None:
-    """Wait until every process has come this far."""
+    """Wait until every process has come this far.
+
+    Taught in: 22_gpu_practice
+    """
     if place()[1] > 1:
         dist.barrier()
 

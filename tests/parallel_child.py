@@ -113,4 +113,5 @@ def wrapped(rng):
     return step, {"net": net}
 
 
-main(sys.argv[1], Path(sys.argv[2]))
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

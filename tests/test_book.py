@@ -107,6 +107,11 @@ def poor_images(text):
     return wrong
 
 
+def raw_tables(text):
+    """The rules of Markdown tables that stand in the text of a page, outside code."""
+    return re.findall(r"\|\s*-{3,}\s*\|", re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL))
+
+
 def anchors(text):
     return {
         attributes[name] for _, attributes, _ in Page(text).elements for name in ("id", "name") if name in attributes
@@ -208,6 +213,12 @@ def test_every_image_is_told_in_words(book, page):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_no_table_is_left_as_text(book, page):
+    assert not raw_tables(read(book, page)[1])
+
+
+@pytest.mark.slow
 def test_internal_links_and_anchors_lead_somewhere(book):
     known = {}
     wrong = {page: broken_links(*read(book, page), book, known) for page in [*PAGES, *EXTRA]}
@@ -263,6 +274,12 @@ CLEAN = """<html><head><link rel="stylesheet" href="_static/a.css"><link rel="ca
 def test_a_planted_outside_resource_is_found(planted):
     assert not outside_resources(CLEAN)
     assert len(outside_resources(CLEAN.replace("</body>", f"{planted}</body>"))) == 1
+
+
+def test_a_planted_raw_table_is_found():
+    planted = "| a | b | |---|---| | 1 | 2 |"
+    assert not raw_tables(CLEAN.replace("</article>", f"<pre>{planted}</pre></article>"))
+    assert raw_tables(CLEAN.replace("</article>", f"<p>{planted}</p></article>"))
 
 
 @pytest.mark.parametrize("alt", ["", ' alt=""', ' alt="a plot"', ' alt="the picture file named first_strip.png here"'])
