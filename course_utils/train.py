@@ -72,7 +72,8 @@ def fit(
     Errors: ValueError for `epochs` below 1, batches that are empty or can be read only once, a step that returns
     anything but 0-d tensors, `checkpoint` without a state, a checkpoint that is damaged or was made by other
     nets, optimisers or batches (neither the file nor the nets are touched). FloatingPointError with the
-    name and the epoch when an average is NaN or infinite: the last good checkpoint stays.
+    name and the epoch when an average is NaN or infinite: the last good checkpoint stays. When the memory is full, the
+    error of the device, with the batch size and what to set.
     Taught in: 14_vae_on_gpu
 
     >>> weight = torch.ones(())
@@ -144,6 +145,15 @@ def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int)
             measured = step(x, y)
         except FloatingPointError as error:
             raise FloatingPointError(f"epoch {epoch} (counted from 0): {error}") from error
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            less = f"try a batch size of {size // 2}" if size > 1 else "the net itself is too large for it"
+            raise type(error)(
+                f"epoch {epoch} (counted from 0): the memory of {x.device} is full with a batch of {size} "
+                f"× {tuple(x.shape[1:])}: {less} (in data.batches or the DataLoader), smaller layers, or half "
+                f"precision (`with session.autocast():`). It said: {str(error).splitlines()[0]}"
+            ) from error
         # Inside `with session.autocast(): fit(...)` the half-precision copies of the weights would never be renewed.
         torch.clear_autocast_cache()
         if not isinstance(measured, dict) or not measured:
@@ -167,6 +177,12 @@ def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int)
     totals = parallel.total(torch.stack([total.to(device) for total in sums.values()])).tolist()
     shares = parallel.place()[1]  # equal ones: each process counts the same number of examples
     return {name: total / (shares * counts[name]) for name, total in zip(sums, totals, strict=True)}
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """A GPU has an error of its own for it, the CPU and Apple's GPUs say it in words only."""
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def _describe(value: Any) -> str:

@@ -687,6 +687,30 @@ def test_a_non_finite_average_stops_and_keeps_the_last_good_checkpoint(bad, tmp_
     assert payload["epochs"] == 2 and payload["state"]["weight"]["value"] == 4
 
 
+def test_full_memory_names_the_batch_and_what_to_set():
+    def greedy(x, y):
+        return {"loss": torch.empty(2**60).sum()}  # the real refusal of the CPU's allocator
+
+    pairs = [(torch.zeros(6, 1, 8, 8), torch.zeros(6))]
+    with pytest.raises(RuntimeError, match=r"batch of 6 × \(1, 8, 8\): try a batch size of 3 .*autocast") as caught:
+        fit(greedy, pairs, 1, progress=False)
+    assert "memory" in str(caught.value.__cause__)
+    with pytest.raises(RuntimeError, match="the net itself is too large"):
+        fit(greedy, [(torch.zeros(1, 2), None)], 1, progress=False)
+
+    def refused(x, y):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch size of 3 .* Tried to allocate 20.00 MiB"):
+        fit(refused, pairs, 1, progress=False)
+
+    def other(x, y):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
+        fit(other, pairs, 1, progress=False)
+
+
 @pytest.mark.parametrize("kind", ["vae", "gan"])
 def test_nets_that_run_away_are_not_called_bad_input(kind):
     """On the CPU the losses refuse infinite logits at once: the reader must read of the rate, not of an argument."""
