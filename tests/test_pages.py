@@ -195,6 +195,44 @@ def test_incomplete_and_homeless_records_are_refused(tree):
         pages.records(tree)
 
 
+def write_published(tree, path, **more):
+    item = {
+        "title": "Bound",
+        "unit": "nats",
+        "published": [{"name": "theirs", "value": "86.76", "source": "[A](https://arxiv.org/abs/1)"}],
+        "ours": [{"name": "this one", "path": path, **more}],
+        "differs": "everything",
+    }
+    (tree / "book/published.yml").write_text(yaml.safe_dump([item]), encoding="utf-8")
+
+
+def test_published_figures_stand_beside_ours(tree):
+    assert pages.published(tree) == ""
+    write_published(tree, ["00_start_here", "bound", "plain", "nats"], factor=-1)
+    assert "| **ours:** this one | not recorded yet | record *bound* of chapter 00 |" in pages.published(tree)
+    write_record(tree, {"bound": {**RECORD, "metrics": {"plain": {"nats": [-90.0, -91.0], "name": "x"}}}})
+    text = pages.published(tree)
+    assert "| theirs | 86.76 | [A](https://arxiv.org/abs/1) |" in text and "| **ours:** this one | 90.5 |" in text
+    assert "What differs: everything" in text
+
+
+@pytest.mark.parametrize("keys", [["plain", "bits"], ["plain", "name"], ["plain", "nats", "more"]])
+def test_a_published_comparison_with_nothing_is_refused(tree, keys):
+    write_record(tree, {"bound": {**RECORD, "metrics": {"plain": {"nats": [-90.0], "name": "x"}}}})
+    write_published(tree, ["00_start_here", "bound", *keys])
+    with pytest.raises(ValueError, match=r"bound · plain"):
+        pages.published(tree)
+
+
+def test_the_cost_of_a_million(tree):
+    assert pages.cost(tree) == "Not recorded yet.\n"
+    made = {"slow": {"images_per_second": 1000.0}, "fast": {"images_per_second": 50_000.0}}
+    write_record(tree, {"generators": {**RECORD, "metrics": made}}, chapter="22_gpu_practice")
+    text = pages.cost(tree)
+    assert text.index("| fast | 50,000 |") < text.index("| slow | 1,000 | 0.278 | 27.8 |")
+    assert "two cores, 2026-11-22" in text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -371,6 +371,60 @@ def records(root=ROOT):
     return "\n".join(lines)
 
 
+# ---------- beside published figures, and what a million images cost ----------
+
+
+def recorded(root, chapter, name, *keys):
+    """A number out of book/results, the mean of a list of numbers; None where that record has not been made."""
+    path = root / f"book/results/{chapter}.json"
+    value = json.loads(path.read_text(encoding="utf-8")).get(name) if path.exists() else None
+    if value is None:
+        return None
+    value = value["metrics"]
+    for key in keys:
+        if not isinstance(value, dict) or str(key) not in value:
+            raise ValueError(f"book/results/{path.name} has no {' · '.join(map(str, (name, *keys)))}")
+        value = value[str(key)]
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(is_number(one) for one in values):
+        raise ValueError(f"{path.name}: {' · '.join(map(str, (name, *keys)))} is no number and no list of numbers")
+    return math.fsum(values) / len(values)
+
+
+def published(root=ROOT):
+    """Each comparison of book/published.yml: their figures with their sources, ours out of the records."""
+    path = root / "book/published.yml"
+    if not path.exists():
+        return ""
+    lines = []
+    for item in yaml.safe_load(path.read_text(encoding="utf-8")):
+        rows = [[one["name"], one["value"], one["source"]] for one in item["published"]]
+        for one in item["ours"]:
+            value = recorded(root, *one["path"])
+            text = "not recorded yet" if value is None else number_text(value * one.get("factor", 1))
+            rows.append(
+                [f"**ours:** {one['name']}", text, f"record *{one['path'][1]}* of chapter {one['path'][0][:2]}"]
+            )
+        lines += [f"### {item['title']}", "", f"In {item['unit']}.", ""]
+        lines += [*table(["", "value", "source"], rows), f"What differs: {one_line(item['differs'])}", ""]
+    return "\n".join(lines)
+
+
+def cost(root=ROOT):
+    """One core's time for a million 28×28 images, from the record of chapter 22."""
+    path = root / "book/results/22_gpu_practice.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    record = stored.get("generators")
+    if record is None:
+        return "Not recorded yet.\n"
+    rows = []
+    for name, made in sorted(record["metrics"].items(), key=lambda item: -item[1]["images_per_second"]):
+        speed = made["images_per_second"]
+        rows.append([name, f"{speed:,.0f}", number_text(1e6 / speed / 3600), number_text(1e8 / speed / 3600)])
+    lines = table(["generator", "images per second", "core hours for 10⁶ images", "for 10⁸"], rows)
+    return "\n".join([*lines, f"Measured on: {record['hardware']}, {record['date']}.", ""])
+
+
 # ---------- writing ----------
 
 PARTS = {
@@ -380,6 +434,8 @@ PARTS = {
     "pipeline": pipeline,
     "map": course_map,
     "records": records,
+    "published": published,
+    "cost": cost,
 }
 
 
