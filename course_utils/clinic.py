@@ -381,7 +381,7 @@ def _scale(gen: nn.Module, x: Tensor, record: _Recorder) -> _Finding:
     if c > low + slack or d < high - slack:
         return _Finding(False, f"{real}, {reach}: it cannot make what it is shown")
     if c < low - slack or d > high + slack:
-        return _Finding(False, f"{real}, {reach}: two scales, disc tells them apart by brightness alone")
+        return _Finding(False, f"{real}, {reach}: two scales, disc can tell them apart by brightness alone")
     return _Finding(True, f"{real}, {reach}")
 
 

@@ -503,6 +503,190 @@ FIRST_GAN = {
     ),
 }
 
+CLINIC_SHORT = {"CARD = 300  # steps": "CARD = 150  # steps"}
+TINY = {"CARD = 300  # steps": "CARD = 20  # steps"}
+GAN_CLINIC = {
+    "a broken step comes back from surgery": (
+        {
+            '"Cleo": Case(cleo_repaired), "Dov": Case(dov_repaired),': '"Cleo": Case(cleo_repaired), "Dov": Case(dov),',
+            **CLINIC_SHORT,
+        },
+        "Dov after the operation",
+    ),
+    "a patient was cured before the examination": (
+        {'"Bo": Case(bo)': '"Bo": Case(healthy)', **TINY},
+        "Bo: red are set()",
+    ),
+    "the healthy loop forgets zero_grad": (
+        {
+            "optimiser, **how):\n    optimiser.zero_grad()\n": "optimiser, **how):\n",
+            **TINY,
+        },
+        "zero_grad",
+    ),
+    "the healthy loop forgets detach": (
+        {
+            (
+                "    loss = disc_loss(p, x, p.gen(noise(p, x)).detach())\n"
+                "    descend(loss, p.disc_optimiser)\n"
+                "    return loss.detach()\n"
+                ""
+            ): (
+                "    loss = disc_loss(p, x, p.gen(noise(p, x)))\n"
+                "    descend(loss, p.disc_optimiser)\n"
+                "    return loss.detach()\n"
+                ""
+            ),
+            **TINY,
+        },
+        "no detach",
+    ),
+    "the leak is counted with the wrong sign": (
+        {
+            "leak = torch.autograd.grad(-logsigmoid(-f).sum(), f)[0]": (
+                "leak = torch.autograd.grad(logsigmoid(-f).sum(), f)[0]"
+            ),
+            **TINY,
+        },
+        "(2) is off",
+    ),
+    "the harmless variant zeroes too early": (
+        {
+            (
+                "    loss = disc_loss(p, x, p.gen(noise(p, x)))\n"
+                "    descend(loss, p.disc_optimiser)\n"
+                "    return loss.detach(), gen_turn(p, x)"
+            ): (
+                "    p.gen_optimiser.zero_grad()\n"
+                "    loss = disc_loss(p, x, p.gen(noise(p, x)))\n"
+                "    descend(loss, p.disc_optimiser)\n"
+                "    mine = gen_loss(p, x)\n"
+                "    mine.sum().backward()\n"
+                "    p.gen_optimiser.step()\n"
+                "    return loss.detach(), mine.detach()"
+            ),
+            **TINY,
+        },
+        "should make the missing detach harmless",
+    ),
+    "Finn's generator moves": (
+        {'p.gen_optimiser.param_groups[0]["lr"] = 0.0  # the generator stands still': "pass", **CLINIC_SHORT},
+        "(3) says 1 and 0.5",
+    ),
+    "Kim divides once": (
+        {"return data.to_probability(x) / 255": "return data.to_probability(x)", **TINY},
+        "Kim: red are set()",
+    ),
+}
+
+S3 = {"SEEDS = range(8)": "SEEDS = range(3)", "GAMMA = 1000,": "GAMMA = 1001,"}
+CONTROLLABLE_GANS = {
+    "every label picks the same vector": (
+        {
+            "own = self.v(F.one_hot(y, self.classes).to(x.dtype))": (
+                "own = self.v(F.one_hot(0 * y, self.classes).to(x.dtype))"
+            ),
+        },
+        "does not find the ratio",
+    ),
+    "the judge knows its lessons by heart": ({"gamma=0.02": "gamma=5.0"}, "cannot judge"),
+    "a sign in the loss": (
+        {"ours = (F.softplus(-r) + F.softplus(f))": "ours = (F.softplus(r) + F.softplus(f))"},
+        "not the toolbox's loss",
+    ),
+    "the generator is judged by another order": (
+        {"F.softplus(-disc(gen(z[1], y), y)).mean(1)": "F.softplus(-disc(gen(z[1], y), y.roll(1, 1))).mean(1)", **S3},
+        "orders ignored",
+    ),
+    "the labels have not slipped": (
+        {"y = part.labels[torch.randperm(len(part), generator=rng)]": "y = part.labels", **S3},
+        "were the labels shuffled",
+    ),
+}
+
+SHORT_RACE = {"live=1024": "live=512", "rounds=course.pick(live=5, full=9)": "rounds=2"}
+
+GPU_PRACTICE = {
+    "the resident pipeline uses another range": (
+        {"yield images[rows].float() / 127.5 - 1": "yield images[rows].float() / 255"},
+        "different batches",
+    ),
+    "one variant averages where the others sum": (
+        {"ink) * 784\n            else": "ink)\n            else", **SHORT_RACE},
+        "changes the training",
+    ),
+    "every rung still reads from the DataLoader": (
+        {"epoch=training(*steps[:n]): epoch(resident)": "epoch=training(): epoch(loader)", **SHORT_RACE},
+        "are the changes on",
+    ),
+    "the first layer's gradient of the images is counted": (
+        {"by_us = 6 * len(x) * M - 2 * len(x) * 784 * 400": "by_us = 6 * len(x) * M", **SHORT_RACE},
+        "count of operations is wrong",
+    ),
+    "the simulated device begins before the order is there": (
+        {"free = max(host, free) + d": "free = free + d", **SHORT_RACE},
+        "does not follow the law",
+    ),
+    "the folded kernel is turned round": (
+        {
+            "[[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]": "[[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]",
+            **SHORT_RACE,
+        },
+        "another function",
+    ),
+    "both arms are shuffled": (
+        {"device=device, shuffle=shuffle)\n    trace": "device=device)\n    trace", **SHORT_RACE},
+        "did no harm",
+    ),
+    "a storage that is saved twice is counted twice": (
+        {"kept[t.untyped_storage().data_ptr()] =": "kept[len(kept)] =", **SHORT_RACE},
+        "bytes miscounted",
+    ),
+}
+
+FEEDING = {
+    "the copier draws without replacement": (
+        {
+            "who = who.gather(1, torch.randint(n, (chains, n), generator=rng))": (
+                "who = who.gather(1, torch.rand(chains, n, generator=rng).argsort(1))"
+            ),
+        },
+        "law (1) fails",
+    ),
+    "the variance is divided by n - 1 from the start": (
+        {"def refit(n, generations, chains, rng, ddof=0):": "def refit(n, generations, chains, rng, ddof=1):"},
+        "ddof other than 0",
+    ),
+    "each generation is drawn around zero instead of its mean": (
+        {
+            "x = mean[:, None] + var.sqrt()[:, None] * torch.randn(chains, n, generator=rng)": (
+                "x = var.sqrt()[:, None] * torch.randn(chains, n, generator=rng)"
+            ),
+        },
+        "law (3)",
+    ),
+    "the alarm averages the variances": (
+        {
+            "return float(ratio.median()) < -3 * float(ratio.std()) / len(ratio) ** 0.5": (
+                "return float(variances[-1].mean()) < 0.9"
+            ),
+        },
+        "the typical chain should lose variance",
+    ),
+    "accumulating forgets what was made before the last generation": (
+        {'"accumulate": [x]}[name]': '"accumulate": [real]}[name]'},
+        "accumulate: wrong law",
+    ),
+    "every generation is trained on the real images": (
+        {
+            "x = torch.cat([old[habit], new], 1)": "x = real",
+            "SEEDS, LIVE = list(range(5)), 4": "SEEDS, LIVE = list(range(3)), 2",
+            '"VAE": 250, "GAN": 400': '"VAE": 200, "GAN": 100',
+        },
+        "the VAE should lose far more than sampling",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -520,6 +704,10 @@ FAULTS = {
     "15_vae_family": VAE_FAMILY,
     "16_gan_theory": GAN_THEORY,
     "17_first_gan": FIRST_GAN,
+    "18_gan_clinic": GAN_CLINIC,
+    "21_controllable_gans": CONTROLLABLE_GANS,
+    "22_gpu_practice": GPU_PRACTICE,
+    "27_feeding_on_itself": FEEDING,
 }
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
 
