@@ -529,13 +529,11 @@ GAN_CLINIC = {
             (
                 "    loss = disc_loss(p, x, p.gen(noise(p, x)).detach())\n"
                 "    descend(loss, p.disc_optimiser)\n"
-                "    return loss.detach()\n"
-                ""
+                "    return loss.detach()"
             ): (
                 "    loss = disc_loss(p, x, p.gen(noise(p, x)))\n"
                 "    descend(loss, p.disc_optimiser)\n"
-                "    return loss.detach()\n"
-                ""
+                "    return loss.detach()"
             ),
             **TINY,
         },
@@ -673,8 +671,8 @@ FEEDING = {
         },
         "the typical chain should lose variance",
     ),
-    "accumulating forgets what was made before the last generation": (
-        {'"accumulate": [x]}[name]': '"accumulate": [real]}[name]'},
+    "accumulating forgets what was there before": (
+        {'"accumulate": [x]}[name]': '"accumulate": []}[name]'},
         "accumulate: wrong law",
     ),
     "every generation is trained on the real images": (
@@ -684,6 +682,60 @@ FEEDING = {
             '"VAE": 250, "GAN": 400': '"VAE": 200, "GAN": 100',
         },
         "the VAE should lose far more than sampling",
+    ),
+}
+
+STABLE_GANS = {
+    "the stacked layer forgets to transpose": (
+        {"torch.stack([m.weight.T for m in layers])": "torch.stack([m.weight.roll(1, 0).T for m in layers])"},
+        "equation (1)",
+    ),
+    "the loss couples the games": (
+        {"F.softplus(f)).mean((-2, -1)).sum())": "F.softplus(f)).mean((-2, -1)).sum() ** 2)"},
+        "members are not independent",
+    ),
+    "the good share counts within two standard deviations": (
+        {"good = near < 3 * SD": "good = near < 2 * SD"},
+        "not 1 - exp(-9/2)",
+    ),
+    "the penalty takes the squared norm": (
+        {
+            "slopes(disc, mix).norm(dim=1) - 1)": "slopes(disc, mix).square().sum(1) - 1)",
+            "STEPS = course.pick(live=1000, full=3000)": "STEPS = 250",
+            "lost.mean() > 1,": "lost.mean() > -1,",
+        },
+        "a norm or its square",
+    ),
+}
+
+DCGAN_SHORT = {'{"MLP": 640, "DCGAN": 180}  #': '{"MLP": 2, "DCGAN": 2}  #'}
+DCGAN = {
+    "the stamps lie three pixels apart": (
+        {"torch.ones(1, 1, kernel, kernel), stride=stride)": "torch.ones(1, 1, kernel, kernel), stride=3)"},
+        "kernel 4, stride 2",
+    ),
+    "the bias of a channel lands on other channels": (
+        {"self.bias.repeat_interleave(self.Q, 1)": "self.bias.repeat(1, self.Q)"},
+        "equation (1) is not the convolution",
+    ),
+    "gradients are never cleared": (
+        {"zero_grad(set_to_none=True)\n    loss.backward()": "step()\n    loss.backward()"},
+        "our own step is not sound",
+    ),
+    "momentum meant, eps given: the test uses the right layer": (
+        {"slip = nn.BatchNorm2d(4, 0.8)\n": "slip = nn.BatchNorm2d(4, momentum=0.8)\n", **DCGAN_SHORT},
+        "0.8 is not the eps",
+    ),
+    "BatchNorm is asked in evaluation mode": (
+        {
+            "nn.BatchNorm2d(2 * WIDTH))\nfor name, disc": "nn.BatchNorm2d(2 * WIDTH).eval())\nfor name, disc",
+            **DCGAN_SHORT,
+        },
+        "training mode",
+    ),
+    "the trailing copy is missing from the checkpoint": (
+        {'step.state |= {} if average is None else {"average": average}': "step.state |= {}", **DCGAN_SHORT},
+        "missing from step.state",
     ),
 }
 
@@ -705,6 +757,8 @@ FAULTS = {
     "16_gan_theory": GAN_THEORY,
     "17_first_gan": FIRST_GAN,
     "18_gan_clinic": GAN_CLINIC,
+    "19_stable_gans": STABLE_GANS,
+    "20_dcgan_on_gpu": DCGAN,
     "21_controllable_gans": CONTROLLABLE_GANS,
     "22_gpu_practice": GPU_PRACTICE,
     "27_feeding_on_itself": FEEDING,
