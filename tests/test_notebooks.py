@@ -693,9 +693,9 @@ def budgets(*limits):
 
 
 def test_the_ledger_counts():
-    assert ledger_holds(budgets(*[80] * 6, *[40] * 25)) == []
-    assert "add up to 1520" in ledger_holds(budgets(*[80] * 6, *[40] * 26))[0]
-    assert "7 chapters above" in ledger_holds(budgets(*[41] * 7))[0]
+    assert ledger_holds(budgets(*[80] * 7, *[40] * 23)) == []
+    assert "add up to 1520" in ledger_holds(budgets(*[80] * 7, *[40] * 24))[0]
+    assert "8 chapters above" in ledger_holds(budgets(*[41] * 8))[0]
     assert ledger_holds({"00": nbformat.v4.new_notebook()}) == []
 
 
