@@ -739,6 +739,53 @@ DCGAN = {
     ),
 }
 
+HELP_FAST = {  # a small game without the bands of fifty labels
+    "LABELS = 50  #": "LABELS = 20  #",
+    "live=14": "live=6",
+    "steps=1000, latent=16": "steps=2, latent=16",
+    "steps=400, latent=4": "steps=40, latent=4",
+    'tqdm(("turned", "VAE", "rule"), desc': 'tqdm(("rule",), desc',
+}
+DOES_IT_HELP = {
+    "trained for too short a time": (
+        {"STEPS, BATCH, MADE = 300": "STEPS, BATCH, MADE = 15", **HELP_FAST},
+        "the training was cut short",
+    ),
+    "the copier copies other people's labels": (
+        {
+            "copies(real, game, rng):\n    return draw(real,": "copies(real, game, rng):\n    return draw(game.pool,",
+            **HELP_FAST,
+        },
+        "copies should teach like the real",
+    ),
+    "the labels do not slip": (
+        {'(made["copies"][1] + 1) % 10': 'made["copies"][1]', **HELP_FAST},
+        "teach the wrong names",
+    ),
+    "the real half comes from the test": (
+        {
+            "return [(real, BATCH // 2), (part": "return [(game.test, BATCH // 2), (part",
+            **HELP_FAST,
+        },
+        "the comparison is not fair",
+    ),
+    "F1 of the classes that were called": (
+        {"200 * found / (said + there)": "100 * found / said.clamp(min=1)", **HELP_FAST},
+        "macro F1",
+    ),
+    "the floor takes the likeliest answer for the truth": (
+        {
+            "torch.multinomial(answer.flatten(0, 1).cpu(), 1, generator=rng)": "answer.flatten(0, 1).argmax(1).cpu()",
+            **HELP_FAST,
+        },
+        "a calibrated network must print a floor",
+    ),
+    "the formula of power without its square": (
+        {"* spread / distance) ** 2)": "* spread / distance))", **HELP_FAST},
+        "equation (4)",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -761,6 +808,7 @@ FAULTS = {
     "20_dcgan_on_gpu": DCGAN,
     "21_controllable_gans": CONTROLLABLE_GANS,
     "22_gpu_practice": GPU_PRACTICE,
+    "26_does_it_help": DOES_IT_HELP,
     "27_feeding_on_itself": FEEDING,
 }
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
