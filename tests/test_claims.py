@@ -786,6 +786,78 @@ DOES_IT_HELP = {
     ),
 }
 
+PRIVACY = {
+    "the rows are not clipped before they are added": (
+        {"    v = clipped(v)\n": ""},
+        "sensitivity is not √3",
+    ),
+    "half of the noise that is promised": (
+        {"    true = sums(v, y)\n    return true + noise": "    true = sums(v, y)\n    return true + noise / 2"},
+        "not on curve (5)",
+    ),
+    "one scale for the whole batch instead of one for each row": (
+        {".clamp(max=1)[:, None]\n    sums": ".clamp(max=1)[:, None].mean()\n    sums"},
+        "the short way and the definition disagree",
+    ),
+    "every row in every batch": (
+        {"    return (torch.rand(rows, generator=rng) < rate).nonzero()[:, 0]": "    return torch.arange(rows)"},
+        "is q what is counted",
+    ),
+    "a copier with a grain stands in for the honest generator": (
+        {"published(mean[labels] + z @ root.T)": "published(x[torch.arange(made) % len(x)] + 0.02 * z)"},
+        "does A hand out members",
+    ),
+    "the copier draws without replacement": (
+        {"new = x[torch.randint(len(x), (made,), generator=rng)]": "new = x[torch.arange(made) % len(x)]"},
+        "drawn with replacement",
+    ),
+    "the accountant counts pairs as if they were rows": (
+        {"k * math.log(rate)": "k * math.log(rate) / 2"},
+        "sampling miscounted",
+    ),
+}
+
+RELEASE_FEW = {
+    "list(range(20)), (400": "list(range(6)), (400",
+    "(0.0, 0.2, 0.35, 0.5, 1.0), 200": "(0.0, 0.2, 0.35, 0.5), 200",
+}
+RELEASE = {
+    "the groups are looked up in other rows": (
+        {
+            "g.exam = world.x[g.test], world.y[g.test], world.leaning[g.test]": (
+                "g.exam = world.x[g.test], world.y[g.test], world.leaning[g.test].roll(1, 1)"
+            ),
+        },
+        "should pay already",
+    ),
+    "the law of the tail divides by the variance": (
+        {"return stats.norm.cdf(stats.norm.ppf(p) / np.sqrt(r))": "return stats.norm.cdf(stats.norm.ppf(p) / r)"},
+        "(2) on pulled normals",
+    ),
+    "the group's mean is compared with everybody's": (
+        {"see(here.x[here.leaning]).mean(0) - upright.mean(0)": "see(here.x[here.leaning]).mean(0) - every.mean(0)"},
+        "identity (3) fails",
+    ),
+    "the group's threshold is taken from all scores": (
+        {**RELEASE_FEW, "own = torch.where(group, scores, torch.inf).sort(1).values": "own = scores.sort(1).values"},
+        "law (4) fails",
+    ),
+    "an interval is judged by its near end": (
+        {
+            **RELEASE_FEW,
+            "return 0 if worst <= value else 1 if best <= value else 2": "return 0 if best <= value else 2",
+        },
+        "let 2.5 % pass",
+    ),
+    "the privacy row compares the reference with itself": (
+        {
+            **RELEASE_FEW,
+            "to_train = torch.cdist(x, game.x).min(2).values": "to_train = torch.cdist(x, reference).min(2).values",
+        },
+        "memoriser:",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -810,6 +882,8 @@ FAULTS = {
     "22_gpu_practice": GPU_PRACTICE,
     "26_does_it_help": DOES_IT_HELP,
     "27_feeding_on_itself": FEEDING,
+    "28_privacy": PRIVACY,
+    "29_fairness_and_release": RELEASE,
 }
 CASES = [(chapter, fault) for chapter, faults in FAULTS.items() for fault in faults]
 

@@ -136,6 +136,9 @@ def doors(root=ROOT):
     missing = [f"{chapter['number']:02d}" for chapter in express if not chapter["path"]]
     monday = f"The express way: {way}."
     monday += f" Still being written: {', '.join(missing)}." if missing else ""
+    monday += (
+        " Which method? [The measurements side by side](choosing.md)." if (root / "book/choosing.md").exists() else ""
+    )
 
     teach = (
         "[The instructor's guide](teaching.md): paths, assignments, grading."
@@ -425,6 +428,144 @@ def cost(root=ROOT):
     return "\n".join([*lines, f"Measured on: {record['hardware']}, {record['date']}.", ""])
 
 
+# ---------- choosing a method ----------
+
+
+def record_of(root, chapter, name):
+    """The numbers of one record, or None where it has not been made."""
+    path = root / f"book/results/{chapter}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return stored[name]["metrics"] if name in stored else None
+
+
+def signed(value, places=1):
+    return f"{value:+.{places}f}".replace("-", "−")
+
+
+def verdict(values, questions):
+    """Does the mean of paired differences differ from zero, at 95 % for all questions together (Bonferroni)?"""
+    from scipy.stats import t  # only here: the other pages need no scipy
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    reach = t.ppf(1 - 0.025 / questions, n - 1) * error
+    return "helps" if mean > reach else "hurts" if mean < -reach else "ties"
+
+
+ARMS = ("copies", "Gaussian", "KDE", "VAE", "GAN", "turned", "rule", "turned + VAE", "turned + rule", "more labels")
+SIGNS = {"helps": " ▲", "hurts": " ▼", "ties": ""}
+
+
+def gains(rows, name):
+    return [made - real for made, real in zip(rows[name]["accuracy"], rows["real only"]["accuracy"], strict=True)]
+
+
+def choose_add(root=ROOT):
+    """What made data add to n labels: the record of chapter 26."""
+    record = record_of(root, "26_does_it_help", "decision")
+    if record is None:
+        return "Not recorded yet.\n"
+    lines = []
+    for which, title in (("digits", "These digits"), ("mnist", "MNIST, shrunk to 8×8")):
+        sizes = sorted(record["table"].get(which, {}), key=int)
+        arms = [name for name in ARMS if name in record["table"].get(which, {}).get("50", {})]
+        rows = []
+        for arm in arms:
+            cells = []
+            for n in sizes:
+                here = record["table"][which][n]
+                if arm not in here:
+                    cells.append("–")
+                    continue
+                gain = gains(here, arm)
+                mean = math.fsum(gain) / len(gain)
+                cells.append(signed(mean) + SIGNS[verdict(gain, len(arms) * len(sizes))])
+            rows.append([arm, *cells])
+        lines += table([f"{title}: labels", *sizes], rows) if rows else []
+    return "\n".join(lines)
+
+
+def choose_labels(root=ROOT):
+    """What else helps fifty labels: the record of chapter 05."""
+    record = record_of(root, "05_fewer_labels", "labels_curve")
+    if record is None:
+        return "Not recorded yet.\n"
+    rows = []
+    digits, mnist = (record["table"].get(which, {}).get("50", {}) for which in ("digits", "mnist"))
+    for name, one in sorted(digits.items(), key=lambda item: -item[1]["gain"][0]):
+        if "worth" in one:
+            there = mnist.get(name)
+            rows.append(
+                [
+                    name,
+                    f"{signed(one['gain'][0])} [{signed(one['gain'][1])}, {signed(one['gain'][2])}]",
+                    f"{one['worth'][0]:.0f}",
+                    signed(there["gain"][0]) if there else "–",
+                ]
+            )
+    return "\n".join(table(["fifty labels and …", "digits: points", "worth in labels", "MNIST: points"], rows))
+
+
+def choose_replace(root=ROOT):
+    """Sets that stand for the real one: the MNIST record of chapter 21."""
+    record = record_of(root, "21_controllable_gans", "mnist")
+    if record is None:
+        return "Not recorded yet.\n"
+    rows = []
+    names = {"lessons (real)": "real images", "the same, 60000 rows": "GAN, 3000 steps, 60,000 images of it"}
+    for name, one in record["rows"].items():
+        spent = record["cpu_seconds"].get(name)
+        name = names.get(name, name)
+        rows.append(
+            [
+                name,
+                number_text(one["FD"]),
+                f"{one['coverage']:.2f}",
+                f"{one['obeyed']:.1f}",
+                f"{one['tstr']:.1f}",
+                f"{spent:.0f}" if spent else "–",
+            ]
+        )
+    head = ["set", "Fréchet distance", "coverage", "labels obeyed, %", "TSTR, %", "CPU s to train"]
+    return "\n".join(table(head, rows))
+
+
+def choose_images(root=ROOT):
+    """New pictures without labels: the MNIST record of chapter 20."""
+    record = record_of(root, "20_dcgan_on_gpu", "mnist")
+    if record is None:
+        return "Not recorded yet.\n"
+    names = {
+        "200 lessons, both": "cured, from 200 images, both sides augmented",
+        "200 lessons, none": "cured, from 200 images",
+        "lessons, copied": "the real images, copied",
+    }
+    rows = [
+        [
+            names.get(name, name),
+            number_text(one["FD"]),
+            f"{one['coverage']:.2f}",
+            f"{one['density']:.2f}",
+            str(one.get("seconds", "–")),
+        ]
+        for name, one in record["rows"].items()
+    ]
+    return "\n".join(table(["set", "Fréchet distance", "coverage", "density", "CPU s to train"], rows))
+
+
+def choose_promise(root=ROOT):
+    """What a promise of privacy costs: the record of chapter 28."""
+    record = record_of(root, "28_privacy", "accuracy_by_epsilon")
+    if record is None:
+        return "Not recorded yet.\n"
+    makers = dict.fromkeys(name.rpartition(" ")[0] for name in record["accuracy"])
+    levels = sorted(
+        {name.rpartition(" ")[2] for name in record["accuracy"]}, key=lambda e: math.inf if e == "None" else float(e)
+    )
+    rows = [[maker, *(f"{record['accuracy'][f'{maker} {level}']['mean']:.1f}" for level in levels)] for maker in makers]
+    return "\n".join(table(["maker", *("no promise" if e == "None" else f"ε = {e}" for e in levels)], rows))
+
+
 # ---------- writing ----------
 
 PARTS = {
@@ -436,6 +577,11 @@ PARTS = {
     "records": records,
     "published": published,
     "cost": cost,
+    "choose_add": choose_add,
+    "choose_labels": choose_labels,
+    "choose_replace": choose_replace,
+    "choose_images": choose_images,
+    "choose_promise": choose_promise,
 }
 
 
