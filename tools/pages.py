@@ -453,7 +453,7 @@ def verdict(values, questions):
 
 
 ARMS = ("copies", "Gaussian", "KDE", "VAE", "GAN", "turned", "rule", "turned + VAE", "turned + rule", "more labels")
-SIGNS = {"helps": " ▲", "hurts": " ▼", "ties": ""}
+SIGNS = {"helps": "\u2060▲", "hurts": "\u2060▼", "ties": ""}  # a joiner: the sign stays on its line
 
 
 def gains(rows, name):
@@ -466,7 +466,7 @@ def choose_add(root=ROOT):
     if record is None:
         return "Not recorded yet.\n"
     lines = []
-    for which, title in (("digits", "These digits"), ("mnist", "MNIST, shrunk to 8×8")):
+    for which, title in (("digits", "digits"), ("mnist", "MNIST, 8×8")):
         sizes = sorted(record["table"].get(which, {}), key=int)
         arms = [name for name in ARMS if name in record["table"].get(which, {}).get("50", {})]
         rows = []
@@ -481,7 +481,7 @@ def choose_add(root=ROOT):
                 mean = math.fsum(gain) / len(gain)
                 cells.append(signed(mean) + SIGNS[verdict(gain, len(arms) * len(sizes))])
             rows.append([arm, *cells])
-        lines += table([f"{title}: labels", *sizes], rows) if rows else []
+        lines += table([title, *sizes], rows) if rows else []
     return "\n".join(lines)
 
 
@@ -498,7 +498,7 @@ def choose_labels(root=ROOT):
             rows.append(
                 [
                     name,
-                    f"{signed(one['gain'][0])} [{signed(one['gain'][1])}, {signed(one['gain'][2])}]",
+                    f"{signed(one['gain'][0])}\u00a0±\u00a0{(one['gain'][2] - one['gain'][1]) / 2:.1f}",
                     f"{one['worth'][0]:.0f}",
                     signed(there["gain"][0]) if there else "–",
                 ]
