@@ -53,6 +53,10 @@ def test_a_rule_is_a_gift_and_becomes_a_burden(added):
         assert sizes["1000"]["rule"][1] == "hurts"
         made = [arm for arm in sizes["20"] if arm != "more labels"]
         assert max(made, key=lambda arm: sizes["20"][arm][0]) in ("rule", "turned + rule")
+    if "mnist" in added:  # "on a set whose style it fits up to two hundred"
+        for n in ("20", "50", "100", "200"):
+            alone = {arm: added["mnist"][n][arm][0] for arm in ("copies", "Gaussian", "KDE", "VAE", "GAN", "turned")}
+            assert added["mnist"][n]["rule"][0] > max(alone.values())
 
 
 def test_the_order_of_the_roads_from_fifty_labels_depends_on_the_set():
@@ -69,7 +73,7 @@ def test_the_replacements():
     gan, crowd, simple = (rows[name] for name in ("GAN, 3000 steps", "the same, 60000 rows", "Gaussian per class"))
     assert simple["tstr"] < gan["tstr"] < rows["lessons (real)"]["tstr"]
     assert crowd["tstr"] - gan["tstr"] < 1  # six times as many images: "no substitute"
-    assert simple["FD"] > 50 * gan["FD"] and simple["obeyed"] > 90  # "looks terrible", "obeys its labels"
+    assert simple["FD"] > 50 * gan["FD"] and simple["obeyed"] < gan["obeyed"]  # "looks terrible", "obeys least"
     told = record("15_vae_family", "told_mnist")["scores"]
     right = {name: math.fsum(run["right"] for run in runs) / len(runs) for name, runs in told.items()}
     assert right["told"] < right["Gaussian per class"] and right["told"] < right["told, β = 3"] - 5
@@ -89,7 +93,11 @@ def test_the_price_of_a_promise():
 def test_new_pictures():
     rows = record("20_dcgan_on_gpu", "mnist")["rows"]
     cured = [rows[f"cured, seed {seed}"]["FD"] for seed in (1, 2)]
-    assert max(cured) < min(rows[f"plain, seed {seed}"]["FD"] for seed in (1, 2))
+    plain = [rows[f"plain, seed {seed}"]["FD"] for seed in (1, 2)]
+    assert max(cured) < min(plain) and 0.35 < sum(cured) / sum(plain) < 0.65  # "about half the distance"
+    for what in ("coverage", "density"):  # "hardly differ"
+        gap = [rows[f"{name}, seed {seed}"][what] for name in ("cured", "plain") for seed in (1, 2)]
+        assert abs(sum(gap[:2]) - sum(gap[2:])) / 2 < 0.06, what
     few = rows["200 lessons, none"]["FD"]
     assert few > 3 * max(cured) and rows["200 lessons, both"]["FD"] > few  # "did not rescue it"
     copies = rows["lessons, copied"]

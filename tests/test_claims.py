@@ -741,7 +741,7 @@ DCGAN = {
 
 HELP_FAST = {  # a small game without the bands of fifty labels
     "LABELS = 50  #": "LABELS = 20  #",
-    "live=14": "live=6",
+    "live=13": "live=6",
     "steps=1000, latent=16": "steps=2, latent=16",
     "steps=400, latent=4": "steps=40, latent=4",
     'tqdm(("turned", "VAE", "rule"), desc': 'tqdm(("rule",), desc',

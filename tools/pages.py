@@ -469,7 +469,8 @@ def choose_add(root=ROOT):
     for which, title in (("digits", "digits"), ("mnist", "MNIST, 8×8")):
         sizes = sorted(record["table"].get(which, {}), key=int)
         arms = [name for name in ARMS if name in record["table"].get(which, {}).get("50", {})]
-        rows = []
+        alone = [record["table"][which][n]["real only"]["accuracy"] for n in sizes]
+        rows = [["*labels alone, %*", *(f"*{math.fsum(one) / len(one):.1f}*" for one in alone)]] if arms else []
         for arm in arms:
             cells = []
             for n in sizes:
@@ -485,6 +486,22 @@ def choose_add(root=ROOT):
     return "\n".join(lines)
 
 
+USES = {  # the ways of chapter 05 from fifty labels, in a few words
+    "ask: typical": "unlabelled digits; labels for the most typical",
+    "ask: core-set": "unlabelled digits; labels for the most different",
+    "ask: margin": "unlabelled digits; labels where the network doubts",
+    "label spreading": "unlabelled digits: near ones share a label",
+    "consistency": "unlabelled digits and an invariance",
+    "labels, shaken": "an invariance",
+    "pseudo-labels": "unlabelled digits, named by the network itself",
+    "contrastive": "unlabelled digits and an invariance, before the labels",
+    "transfer": "digits drawn by a rule, before the labels",
+    "rules for labels": "a person's rules, voting",
+    "raw pixels": "nothing: a linear model",
+    "PCA codes": "unlabelled digits: a linear model on their codes",
+}
+
+
 def choose_labels(root=ROOT):
     """What else helps fifty labels: the record of chapter 05."""
     record = record_of(root, "05_fewer_labels", "labels_curve")
@@ -498,12 +515,15 @@ def choose_labels(root=ROOT):
             rows.append(
                 [
                     name,
+                    USES.get(name, "–"),
                     f"{signed(one['gain'][0])}\u00a0±\u00a0{(one['gain'][2] - one['gain'][1]) / 2:.1f}",
                     f"{one['worth'][0]:.0f}",
                     signed(there["gain"][0]) if there else "–",
                 ]
             )
-    return "\n".join(table(["fifty labels and …", "digits: points", "worth in labels", "MNIST: points"], rows))
+    return "\n".join(
+        table(["fifty labels and …", "what it uses", "digits: points", "worth in labels", "MNIST: points"], rows)
+    )
 
 
 def choose_replace(root=ROOT):
