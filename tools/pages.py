@@ -514,16 +514,13 @@ def choose_labels(root=ROOT):
             there = mnist.get(name)
             rows.append(
                 [
-                    name,
-                    USES.get(name, "–"),
+                    f"**{name}**: {USES.get(name, '–')}",
                     f"{signed(one['gain'][0])}\u00a0±\u00a0{(one['gain'][2] - one['gain'][1]) / 2:.1f}",
                     f"{one['worth'][0]:.0f}",
                     signed(there["gain"][0]) if there else "–",
                 ]
             )
-    return "\n".join(
-        table(["fifty labels and …", "what it uses", "digits: points", "worth in labels", "MNIST: points"], rows)
-    )
+    return "\n".join(table(["fifty labels and …", "digits: points", "worth in labels", "MNIST: points"], rows))
 
 
 def choose_replace(root=ROOT):
