@@ -336,3 +336,9 @@ def test_deep_records_become_one_table_and_lose_nothing():
     for row in ("gain · 10 · VAE", "gain · 10 · GAN", "gain · 30 · VAE", "| deals | 64 |", "9.25"):
         assert row in text, text
     assert sum(line.startswith("| gain · 10 · VAE") for line in lines) == 1
+
+
+def test_a_matrix_is_told_by_its_shape_and_range():
+    text = pages.cell_text([[1.0, 2.0, 3.0, 4.0]] * 5)
+    assert text == "5 rows, 20 values, mean 2.50, from 1.00 to 4.00"
+    assert pages.cell_text([[1.0, 2.0], [3.0, 4.0]]) == "[1.00, 2.00], [3.00, 4.00]"

@@ -267,6 +267,10 @@ def cell_text(value, places=None):
             mean = math.fsum(value) / len(value)
             low, high = number_text(min(value), places), number_text(max(value), places)
             return f"{len(value)} values, mean {number_text(mean, places)}, from {low} to {high}"
+        rows = [one for one in value if isinstance(one, list) and one and all(map(is_number, one))]
+        if len(value) > 3 and len(rows) == len(value):  # a matrix: its shape and its range, not its rows
+            flat = [one for row in rows for one in row]
+            return f"{len(rows)} rows, " + cell_text(flat, decimals(flat) if places is None else places)
         return ", ".join(cell_text(one) for one in value) or "–"
     if isinstance(value, dict):
         return "; ".join(f"{one_line(key)}: {cell_text(inner)}" for key, inner in value.items()) or "–"
@@ -377,20 +381,25 @@ def records(root=ROOT):
 # ---------- beside published figures, and what a million images cost ----------
 
 
+def record_of(root, chapter, name):
+    """The numbers of one record, or None where it has not been made."""
+    path = root / f"book/results/{chapter}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return stored[name]["metrics"] if name in stored else None
+
+
 def recorded(root, chapter, name, *keys):
     """A number out of book/results, the mean of a list of numbers; None where that record has not been made."""
-    path = root / f"book/results/{chapter}.json"
-    value = json.loads(path.read_text(encoding="utf-8")).get(name) if path.exists() else None
+    value = record_of(root, chapter, name)
     if value is None:
         return None
-    value = value["metrics"]
     for key in keys:
         if not isinstance(value, dict) or str(key) not in value:
-            raise ValueError(f"book/results/{path.name} has no {' · '.join(map(str, (name, *keys)))}")
+            raise ValueError(f"book/results/{chapter}.json has no {' · '.join(map(str, (name, *keys)))}")
         value = value[str(key)]
     values = value if isinstance(value, list) else [value]
     if not values or not all(is_number(one) for one in values):
-        raise ValueError(f"{path.name}: {' · '.join(map(str, (name, *keys)))} is no number and no list of numbers")
+        raise ValueError(f"{chapter}.json: {' · '.join(map(str, (name, *keys)))} is no number and no list of numbers")
     return math.fsum(values) / len(values)
 
 
@@ -429,13 +438,6 @@ def cost(root=ROOT):
 
 
 # ---------- choosing a method ----------
-
-
-def record_of(root, chapter, name):
-    """The numbers of one record, or None where it has not been made."""
-    path = root / f"book/results/{chapter}.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return stored[name]["metrics"] if name in stored else None
 
 
 def signed(value, places=1):
