@@ -6,6 +6,8 @@ SHELL := /bin/sh
 
 PYTHON ?=
 CHAPTERS ?=
+ONLY ?=
+RECORD ?=
 PORT ?= 8000
 BIN := .venv/bin
 
@@ -25,8 +27,8 @@ quick: setup ## lint, unit tests and doctests: the daily loop
 notebooks: setup ## run the chapters, store and stamp them (CHAPTERS="00")
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/notebooks.py run $(CHAPTERS)
 
-records: setup ## run the full profile and store its records (CHAPTERS="00")
-	@$(BIN)/python tools/notebooks.py records $(CHAPTERS)
+records: setup ## run the full profile, store what it finds (CHAPTERS="00", FORCE=1: what is current too)
+	@$(BIN)/python tools/notebooks.py records $(CHAPTERS) $(if $(FORCE),--force)
 
 lab: setup ## open the chapters in JupyterLab
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab notebooks
@@ -41,8 +43,8 @@ lock: setup ## renew requirements.lock after a change in pyproject.toml (UPGRADE
 	  -o requirements.lock --no-emit-find-links --no-emit-index-url --quiet $(if $(UPGRADE),--upgrade)
 	@echo "requirements.lock is renewed; make test sets up anew and checks it."
 
-bench: setup ## measure speed and memory (tests/benchmarks)
-	@$(BIN)/python tools/tasks.py bench
+bench: setup ## measure speed and memory (ONLY="train images": some of it; RECORD=1: keep it for the book)
+	@$(BIN)/python tools/tasks.py bench $(ONLY) $(if $(RECORD),--record)
 
 setup: ## only the set-up
 	@boot=; for python in $(PYTHON) $(BIN)/python python3 python3.13 python3.12 python3.11 python; do \

@@ -232,6 +232,7 @@ def _distance(x: Tensor, y: Tensor, lifts: Tensor, size: int) -> Tensor:
     Along and across a piece, a pixel's coordinates are a sum of a row term and a column term; the batch is the
     last dimension, so that every operation runs over contiguous memory.
     """
+    x, y = x.contiguous(), y.contiguous()  # they come transposed, and would hand that on to all that follows
     dx, dy = x.diff(dim=0), y.diff(dim=0)
     length = torch.hypot(dx, dy).clamp(min=1e-6)
     # a lift is moved far away instead of being left out: every digit keeps the same number of pieces

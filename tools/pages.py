@@ -1,7 +1,8 @@
 """Write the generated parts of the book into book/_generated/: run before every build.
 
 The strip, the first result, the doors, the pipeline, the map (from book/chapters.yml, notebooks/ and
-book/_static/first_page.json) and the records (from book/results/*.json). Nothing here is typed by hand.
+book/_static/first_page.json), the records and the table of speeds (from book/results/*.json). Nothing here is typed by
+hand.
 """
 
 import base64
@@ -358,11 +359,14 @@ def record_lines(name, record, results, title):
     return lines
 
 
+SPEEDS = "benchmarks.json"  # beside the records of the chapters, but of another form: made by `make bench RECORD=1`
+
+
 def records(root=ROOT):
     results = root / "book/results"
     chapters = {chapter["name"]: chapter for chapter in chapter_list(root)}
     lines = []
-    for path in sorted(results.glob("*.json")):
+    for path in sorted(set(results.glob("*.json")) - {results / SPEEDS}):
         if path.stem not in chapters:
             raise ValueError(f"book/results/{path.name} belongs to no chapter of book/chapters.yml")
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -375,6 +379,42 @@ def records(root=ROOT):
             lines += record_lines(name, record, results, title)
     if not lines:
         lines = ["No record yet: no chapter has been run in the `full` profile so far.", ""]
+    return "\n".join(lines)
+
+
+BENCHES = {
+    "bench_train": "Training",
+    "bench_images": "Making and changing images",
+    "bench_evaluate": "Metrics",
+    "bench_import": "The start: importing the toolbox",
+    "bench_quality": "Quality within a budget of time",
+}
+
+
+def speeds(root=ROOT):
+    """The ratios of one run of the benchmarks, with their goals."""
+    path = root / "book/results" / SPEEDS
+    if not path.exists():
+        return "Not recorded yet.\n"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = stored["rows"]
+    goals = [row for row in rows if row["goal"] is not None]
+    missed = [row for row in goals if row["verdict"] == "missed"]
+    lines = [f"{len(rows)} ratios, {len(goals)} of them with a goal; this run reached {len(goals) - len(missed)}.", ""]
+    for bench in dict.fromkeys(row["bench"] for row in rows):
+        body = []
+        for row in rows:
+            if row["bench"] == bench:
+                sign = {"at least": "≥", "at most": "≤"}[row["direction"]]
+                goal = "–" if row["goal"] is None else f"{sign}\u00a0{number_text(row['goal'])}"
+                told = [cell_text(row[key]) or "–" for key in ("beside", "arithmetic")]
+                measured = f"{number_text(row['ratio'])} {one_line(row['unit'])}"
+                word = f"**{row['verdict']}**" if row["verdict"] == "missed" else row["verdict"]
+                body.append([cell_text(row["work"]), *told, measured, goal, word])
+        head = ["work", "beside", "arithmetic", "measured", "goal", "verdict"]
+        lines += [f"### {BENCHES.get(bench, bench)}", "", *table(head, body)]
+    versions = ", ".join(f"{package} {version}" for package, version in stored["versions"].items())
+    lines += [f"Measured on: {stored['hardware']}, {stored['date']}; {versions}; commit `{stored['commit']}`.", ""]
     return "\n".join(lines)
 
 
@@ -594,6 +634,7 @@ PARTS = {
     "pipeline": pipeline,
     "map": course_map,
     "records": records,
+    "speeds": speeds,
     "published": published,
     "cost": cost,
     "choose_add": choose_add,

@@ -1,11 +1,13 @@
 """Run the steps of `make book`, `quick`, `test` and `bench`, stop at the first fault, end with a verdict.
 
-    .venv/bin/python tools/tasks.py {book,quick,test,bench} [chapters ...]
+    .venv/bin/python tools/tasks.py {book,quick,test} [chapters ...]
+    .venv/bin/python tools/tasks.py bench [train images ...] [--record]
 
 It uses the interpreter that runs it, so it works in any environment that holds the packages (conda, a weekly run with
 the newest versions), not in `.venv` alone.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +21,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PAGE = ROOT / "_build" / "html" / "index.html"
+BENCHMARKS = ROOT / "tests" / "benchmarks"
+BENCH_TABLE = ROOT / "_build" / "bench.json"
+BENCH_RECORD = ROOT / "book" / "results" / "benchmarks.json"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NO_TESTS = 5  # pytest's exit status when it collected nothing
 
@@ -95,9 +100,95 @@ def steps_of(task: str, chapters: list[str], report: str) -> list[Step]:
             Step("rehearsal of Colab", pytest("tests/test_colab.py"), "tests/test_colab.py"),
         ]
     if task == "bench":
-        found = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
-        return [Step(path.stem, [sys.executable, str(path.relative_to(ROOT))]) for path in found]
+        return bench_steps([word for word in chapters if word != "--record"])
     raise ValueError(f"task {task!r} is unknown; expected book, quick, test or bench")
+
+
+def bench_steps(only: list[str]) -> list[Step]:
+    """Return the benchmarks, or only those named; the one of quality needs MNIST and is left out without it."""
+    found = {path.stem.removeprefix("bench_"): path for path in sorted(BENCHMARKS.glob("bench_*.py"))}
+    for name in only:
+        if name not in found:
+            raise ValueError(f"there is no benchmark {name!r}; expected some of {', '.join(found)}")
+    mnist = Path(os.environ.get("COURSE_DATA") or ROOT / "data") / "MNIST" / "raw"
+    return [
+        Step(
+            found[name].stem,
+            [sys.executable, str(found[name])],
+            str(mnist) if name == "quality" and not only else Step._field_defaults["needs"],
+        )
+        for name in only or found
+    ]
+
+
+def verdict(row: dict) -> str:
+    """Return what a row of a benchmark says of its goal.
+
+    >>> [verdict({"ratio": 1.6, "goal": goal, "direction": "at least"}) for goal in (1.5, 1.7, None)]
+    ['reached', 'missed', '–']
+    >>> verdict({"ratio": 1.2, "goal": 1.15, "direction": "at most"})
+    'missed'
+    """
+    if row["goal"] is None:
+        return "–"
+    reached = row["ratio"] >= row["goal"] if row["direction"] == "at least" else row["ratio"] <= row["goal"]
+    return "reached" if reached else "missed"
+
+
+def bench_measured(rows_file: Path) -> dict:
+    """Return the rows of all benchmarks of a run, each with its verdict, and where and when they were measured."""
+    import datetime
+    import platform
+
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from course_utils import session
+
+    torch.set_num_threads(1)  # as the steps ran
+    rows = [json.loads(line) for line in rows_file.read_text(encoding="utf8").splitlines()]
+    return {
+        "commit": session._commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": session._hardware(torch.device("cpu")),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "rows": [{**row, "verdict": verdict(row)} for row in rows],
+    }
+
+
+def bench_table(rows: list[dict]) -> list[str]:
+    """Return the lines of the table that ends `make bench`.
+
+    >>> row = {"work": "VAE", "beside": "plain loop", "arithmetic": "float32", "ratio": 1.6, "unit": "× speed"}
+    >>> print(*bench_table([{**row, "goal": 1.7, "direction": "at least", "verdict": "missed"}]), sep="\\n")
+    work | beside     | arithmetic | measured    | goal  | verdict
+    VAE  | plain loop | float32    | 1.6 × speed | ≥ 1.7 | missed
+    """
+    lines = [("work", "beside", "arithmetic", "measured", "goal", "verdict")]
+    for row in rows:
+        measured = f"{row['ratio']:,.0f}" if row["ratio"] >= 1000 else f"{row['ratio']:.3g}"
+        sign = {"at least": "≥", "at most": "≤"}[row["direction"]]
+        goal = "" if row["goal"] is None else f"{sign} {row['goal']:,}"
+        unit = row["unit"]
+        lines.append((row["work"], row["beside"], row["arithmetic"], f"{measured} {unit}", goal, row["verdict"]))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [" | ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def bench_end(rows_file: Path, record: bool) -> str:
+    """Store and print what the benchmarks of a run have measured; return the sentence on missed goals."""
+    if not rows_file.exists():
+        return " No row was handed over."
+    measured = bench_measured(rows_file)
+    for path in [BENCH_TABLE, BENCH_RECORD][: 1 + record]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+        os.replace(partial, path)
+    print("", *bench_table(measured["rows"]), sep="\n")
+    missed = [row for row in measured["rows"] if row["verdict"] == "missed"]
+    names = "; ".join(" ".join([row["work"], "beside", row["beside"], row["arithmetic"]]).rstrip() for row in missed)
+    return f" Missed: {names}." if missed else " No goal was missed."
 
 
 def environment() -> dict[str, str]:
@@ -141,11 +232,13 @@ def seconds_text(seconds: float) -> str:
 
 def run(task: str, chapters: list[str]) -> int:
     """Run a task's steps in turn; return 0, or 1 at the first fault, which the last line names."""
+    if task == "bench" and len(chapters) > 1 and "--record" in chapters:
+        raise ValueError("a record is a whole run: RECORD and ONLY do not go together")
     began = time.perf_counter()
     left_out = []
     done = 0
     with tempfile.TemporaryDirectory() as folder:
-        report = str(Path(folder) / "browser.xml")
+        report, rows_file = str(Path(folder) / "browser.xml"), Path(folder) / "rows.jsonl"
         for step in steps_of(task, chapters, report):
             if not (ROOT / step.needs).exists():
                 left_out.append(f"{step.name} ({step.needs} is not there)")
@@ -156,7 +249,8 @@ def run(task: str, chapters: list[str]) -> int:
                 fault = "no chromium on this machine, and in CI these tests must run (.ci/run installs it)"
             if not fault:
                 start = time.perf_counter()
-                fault = fault_of(step, subprocess.run(step.command, cwd=ROOT, env=environment()).returncode)
+                variables = {**environment(), "BENCH_ROWS": str(rows_file)}
+                fault = fault_of(step, subprocess.run(step.command, cwd=ROOT, env=variables).returncode)
                 print(f"   {seconds_text(time.perf_counter() - start)}", flush=True)
             if not fault and step.name == "pages in a browser" and skipped(report):
                 reason = f"{skipped(report)} of the {step.name}"
@@ -169,6 +263,7 @@ def run(task: str, chapters: list[str]) -> int:
                 print(f"make {task}: FAILED at “{step.name}”: {fault}.", flush=True)
                 return 1
             done += 1
+        missed = bench_end(rows_file, "--record" in chapters) if task == "bench" and done else ""
     if left_out and in_ci():
         print(f"\nmake {task}: FAILED: left out: {'; '.join(left_out)}.", flush=True)
         return 1
@@ -179,7 +274,10 @@ def run(task: str, chapters: list[str]) -> int:
         print(f"\nThe book is ready. Open it:  {PAGE.as_uri()}\nor serve it:  make serve", flush=True)
         return 0
     note = f" Left out: {'; '.join(left_out)}." if left_out else ""
-    print(f"\nmake {task}: all {done} steps passed in {seconds_text(time.perf_counter() - began)}.{note}", flush=True)
+    print(
+        f"\nmake {task}: all {done} steps passed in {seconds_text(time.perf_counter() - began)}.{note}{missed}",
+        flush=True,
+    )
     return 0
 
 

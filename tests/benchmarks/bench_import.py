@@ -1,16 +1,19 @@
 """What `import course_utils` costs beside `import torch`: CPU seconds of fresh processes, alternated, medians.
 
-    python tests/benchmarks/bench_import.py [rounds]
+    python tests/benchmarks/bench_import.py [--rounds 5]
 
-The goal is a ratio of at most 1.15. The second row is what it is about: a chapter imports several modules at once.
+The goal is a ratio of at most 1.15. The last row is what it is about: a chapter imports several modules at once.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from side_by_side import hand_over, row
 
 ROOT = Path(__file__).resolve().parents[2]
 GOAL = 1.15
@@ -31,30 +34,36 @@ def cpu_seconds(code: str) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def main(rounds: int = 5) -> None:
+def main() -> list[dict]:
     """Measure and print a table; no gate, a busy neighbour would trip it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
     everything = ", ".join(f"course_utils.{name}" for name in modules())
     arms = {
         "import torch": "import torch",
         "import course_utils, torch": "import course_utils, torch",
         f"all {len(modules())} modules of course_utils": f"import {everything}",
     }
-    for code in arms.values():
+    for code in arms.values() if rounds > 1 else ():
         cpu_seconds(code)  # files into the cache of the system, bytecode onto the disk
     times = {name: [] for name in arms}
     began = time.perf_counter()
     for _ in range(rounds):
         for name, code in arms.items():
             times[name].append(cpu_seconds(code))
-    base = statistics.median(times["import torch"])
+    base, *others = times
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = {name: statistics.median(b / a for a, b in zip(times[base], times[name], strict=True)) for name in others}
     print(f"| {'fresh process':<36} | CPU s (median of {rounds}) | ratio | goal |")
     print("|---|---:|---:|---:|")
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"| {name:<36} | {median:>20.2f} | {median / base:>5.2f} | {'' if median == base else f'≤ {GOAL}':>4} |")
-    print(f"spread of import torch: {min(times['import torch']):.2f} to {max(times['import torch']):.2f} s;", end=" ")
+    for name, median in medians.items():
+        shown, goal = (f"{ratios[name]:.2f}", f"≤ {GOAL}") if name in ratios else ("", "")
+        print(f"| {name:<36} | {median:>20.2f} | {shown:>5} | {goal:>4} |")
+    print(f"spread of {base}: {min(times[base]):.2f} to {max(times[base]):.2f} s;", end=" ")
     print(f"{time.perf_counter() - began:.0f} s in all")
+    return [row(name, base, ratios[name], "× time", goal=GOAL, direction="at most") for name in others]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    hand_over(__file__, main())

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_train.py [--rounds 7] [--images 8192] [--only "vae;dcgan"]
 
-Works on random bytes (speed does not ask what they show): a VAE 784-400-20, a DCGAN of 32×32 with upsampling and
-128 channels, a WGAN-GP of two multilayer perceptrons with five critic moves to one, and a small convolutional
-classifier. One thread, CPU seconds (a busy neighbour hardly matters), the rivals take turns, medians of ratios of
-neighbours in time. No gate: a table.
+Works on rule-made digits: a VAE 784-400-20, a DCGAN of 32×32 with upsampling and 128 channels, a WGAN-GP of two
+multilayer perceptrons with five critic moves to one, and a small convolutional classifier. Every timed piece of work
+starts from fresh nets. One thread, CPU seconds (a busy neighbour hardly matters), the rivals take turns, medians of
+ratios of neighbours in time. No gate: a table.
 
     plain        the loop as it is widely copied: DataLoader, one transform per image, probabilities before the loss,
                  Adam as it comes, gradients that nobody needs, `.item()` in every step
@@ -13,57 +13,32 @@ neighbours in time. No gate: a table.
     bare         `for x, y in batches: step(x, y)`: nothing measured, nothing shown
     fit          course_utils.train.fit with history and progress
     … bf16       the same in half precision, where the processor has it
-    tiny …       the same two with a step that does next to nothing: microseconds that fit adds to a batch
+    tiny …       the last two with a step that does next to nothing: microseconds that fit adds to a batch
 """
 
 import argparse
 import os
 import statistics
-import time
 from contextlib import nullcontext
 from itertools import pairwise
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from side_by_side import hand_over, per_item, ratio, row, take_turns
 from torch import nn
 
 from course_utils import losses
 from course_utils.data import ImageSet, batches
 from course_utils.nets import VAE, Classifier
+from course_utils.rules import draw_digits
 from course_utils.train import classifier_step, fit, gan_step, vae_step
 
-GOALS = {"vae": (1.7, 3.0), "dcgan, fakes reused": (2.2, 3.1), "wgan-gp": (1.75, None)}
+PLAIN_GOALS = {"vae": (1.7, 3.0), "dcgan, fakes reused": (2.2, 3.1), "wgan-gp": (1.75, None)}  # float32, bfloat16
+LOOP_GOALS = {"vae": (0.95, 1.05)}  # at least this share of the limit, at most this many times a bare loop
 Adam = torch.optim.Adam
-
-
-def make_set(count: int, size: int = 28) -> ImageSet:
-    images = torch.randint(256, (count, 1, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    labels = torch.arange(count) % 10
-    source = np.array([f"noise/{i:05}" for i in range(count)])
-    return ImageSet(images, labels, tuple("0123456789"), source)
-
-
-def per_item(part: ImageSet, batch: int, *, centred: bool):
-    """A DataLoader that opens and transforms one image at a time."""
-    from PIL import Image
-    from torchvision import transforms
-
-    steps = [transforms.ToTensor()] + [transforms.Normalize([0.5], [0.5])] * centred
-
-    class PerItem(torch.utils.data.Dataset):
-        transform = transforms.Compose(steps)
-
-        def __len__(self):
-            return len(part)
-
-        def __getitem__(self, i):
-            return self.transform(Image.fromarray(part.images[i, 0].numpy())), int(part.labels[i])
-
-    return torch.utils.data.DataLoader(PerItem(), batch_size=batch, shuffle=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,57 +293,41 @@ def our_classifier(half):
 
 WORKS = {
     "vae": ("VAE 784-400-20", 128, 28, plain_vae, our_vae),
-    "dcgan": ("DCGAN 32×32, upsample + convolution, 128 channels", 64, 32, plain_dcgan, our_dcgan),
-    "dcgan, fakes reused": ("DCGAN as above, fakes used twice", 64, 32, plain_dcgan, reusing_dcgan),
+    "dcgan": ("DCGAN 32×32, fakes drawn for each move", 64, 32, plain_dcgan, our_dcgan),
+    "dcgan, fakes reused": ("DCGAN 32×32, fakes used twice", 64, 32, plain_dcgan, reusing_dcgan),
     "wgan-gp": ("WGAN-GP, multilayer perceptrons, 5 to 1", 64, 28, plain_wgan, our_wgan),
     "classifier": ("classifier, two convolutions", 128, 28, plain_classifier, our_classifier),
 }
 
 
 def rivals(part: ImageSet, batch: int, plain, ours) -> dict:
-    """name → a function that works through len(part) images once."""
-    torch.manual_seed(0)
-    made = {"plain": plain(part, batch)}
-    for half in [False] + [True] * torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        suffix = " bf16" if half else ""
-        arithmetic = (lambda: torch.autocast("cpu", torch.bfloat16)) if half else nullcontext
+    """name → a function that makes fresh nets and returns a work: it goes through len(part) images once."""
+
+    def fresh_plain():
         torch.manual_seed(0)
-        parts, step = batches(part, batch, torch.Generator().manual_seed(2)), ours(half)
-        x, y = next(iter(parts))
+        return plain(part, batch)
 
-        def limit(parts=parts, step=step, x=x, y=y, arithmetic=arithmetic):
-            with arithmetic():
-                for _ in range(len(parts)):
-                    step(x, y)
+    made = {"plain": fresh_plain}
+    for half in [False] + [True] * torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        for kind in ("limit", "bare", "fit"):
 
-        def bare(parts=parts, step=step, arithmetic=arithmetic):
-            with arithmetic():
-                for x, y in parts:
-                    step(x, y)
+            def fresh(half=half, kind=kind):
+                torch.manual_seed(0)
+                parts, step = batches(part, batch, torch.Generator().manual_seed(2)), ours(half)
+                resident = [next(iter(parts))] * len(parts)
 
-        def fitted(parts=parts, step=step, arithmetic=arithmetic):
-            with arithmetic():
-                fit(step, parts, 1)
+                def work():
+                    with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+                        if kind == "fit":
+                            fit(step, parts, 1)
+                        else:
+                            for x, y in resident if kind == "limit" else parts:
+                                step(x, y)
 
-        made |= {f"limit{suffix}": limit, f"bare{suffix}": bare, f"fit{suffix}": fitted}
+                return work
+
+            made[kind + " bf16" * half] = fresh
     return made
-
-
-def take_turns(made: dict, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every work in every round, after one round to warm up; the order turns round each time."""
-    seconds = {name: [] for name in made}
-    for turn in range(-1, rounds):
-        for name in list(made) if turn % 2 == 0 else list(reversed(made)):
-            started = time.process_time()
-            made[name]()
-            if turn >= 0:
-                seconds[name].append(time.process_time() - started)
-    return seconds
-
-
-def ratio(seconds: dict, name: str, other: str) -> float:
-    """How much faster `name` is than `other`: of neighbours in time, so that a slow minute hits both."""
-    return statistics.median(b / a for a, b in zip(seconds[name], seconds[other], strict=True))
 
 
 def overhead(rounds: int, count: int) -> float:
@@ -384,11 +343,27 @@ def overhead(rounds: int, count: int) -> float:
         for x, y in resident:
             tiny(x, y)
 
-    seconds = take_turns({"bare": bare, "fit": lambda: fit(tiny, resident, 1)}, rounds)
+    seconds = take_turns({"bare": lambda: bare, "fit": lambda: lambda: fit(tiny, resident, 1)}, rounds)
     return statistics.median(a - b for a, b in zip(seconds["fit"], seconds["bare"], strict=True)) / count
 
 
-def main() -> None:
+def rows_of(key: str, title: str, seconds: dict) -> list[dict]:
+    """What the seconds of one work say about fit: beside plain, limit and bare, for each arithmetic."""
+    least, most = LOOP_GOALS.get(key, (None, None))
+    rows = []
+    for half in ["", " bf16"][: 1 + ("fit bf16" in seconds)]:
+        name, arithmetic = f"fit{half}", "bfloat16" if half else "float32"
+        goal = PLAIN_GOALS.get(key, (None, None))[bool(half)]
+        share, times = ratio(seconds, name, f"limit{half}"), 1 / ratio(seconds, name, f"bare{half}")
+        rows += [
+            row(title, "plain loop", ratio(seconds, name, "plain"), goal=goal, arithmetic=arithmetic),
+            row(title, "limit", share, "share of the limit", goal=least, arithmetic=arithmetic),
+            row(title, "bare loop", times, "× time", goal=most, direction="at most", arithmetic=arithmetic),
+        ]
+    return rows
+
+
+def main() -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=8192, help="for the VAE; the others take a part of them")
@@ -396,23 +371,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{arguments.rounds} rounds, torch {torch.__version__}, 1 thread, images per CPU second")
+    rows = []
     for key in arguments.only.split(";"):
         title, batch, size, plain, ours = WORKS[key]
         share = {"vae": 1, "classifier": 4, "wgan-gp": 4}.get(key, 16)
-        part = make_set(max(2 * batch, arguments.images // share // batch * batch), size)
+        batch = min(batch, max(2, arguments.images // share))
+        count = max(1, arguments.images // share // batch) * batch
+        part, _ = draw_digits(torch.arange(count) % 10, torch.Generator().manual_seed(0), size=size)
         seconds = take_turns(rivals(part, batch, plain, ours), arguments.rounds)
+        rows += rows_of(key, title, seconds)
         print(f"\n{title}, batch {batch}, {len(part)} images")
         print(f"{'':12} {'images/s':>10} {'× plain':>8} {'goal':>6} {'of limit':>9} {'over bare':>10}")
         for name in seconds:
             half = " bf16" if name.endswith("bf16") else ""
-            goal = GOALS.get(key, (None, None))[bool(half)] if name.startswith("fit") else None
+            goal = PLAIN_GOALS.get(key, (None, None))[bool(half)] if name.startswith("fit") else None
             print(
                 f"{name:12} {len(part) / statistics.median(seconds[name]):10,.0f} "
                 f"{ratio(seconds, name, 'plain'):8.2f} {goal or '':>6} "
                 f"{ratio(seconds, name, 'limit' + half):9.1%} {1 / ratio(seconds, name, 'bare' + half) - 1:+10.1%}"
             )
-    print(f"\nfit adds {overhead(arguments.rounds, 64) * 1e6:.1f} µs to a batch with three metrics")
+    micro = overhead(arguments.rounds, 64) * 1e6
+    print(f"\nfit adds {micro:.1f} µs to a batch with three metrics")
+    return [*rows, row("fit, for each batch with three metrics", "bare loop", micro, "µs more", direction="at most")]
 
 
 if __name__ == "__main__":
-    main()
+    hand_over(__file__, main())
