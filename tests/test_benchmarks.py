@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from course_utils import augment, evaluate
+from course_utils import augment, evaluate, rules
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "tests/benchmarks"
@@ -21,7 +22,7 @@ TINY = {
     "bench_images": ["--rounds", "1", "--images", "96", "--few", "10"],
     "bench_evaluate": ["--rounds", "1", "--rows", "100", "--features", "16"],
     "bench_import": ["--rounds", "1"],
-    "bench_quality": None,  # CPU minutes on MNIST
+    "bench_quality": None,  # its own test: it needs MNIST
 }
 GOALS = {  # those of the project that a processor without bfloat16 has too
     ("VAE", "plain loop", "float32"): 1.7,
@@ -121,6 +122,43 @@ def test_every_benchmark_runs_and_every_work_has_its_rows(tmp_path):
     assert {key: goals.get(key) for key in GOALS} == GOALS
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_quality_runs_and_is_skipped_without_mnist(monkeypatch, tmp_path, capsys):
+    """On rule-made digits in place of MNIST and a thousandth of every budget."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("bench_quality", BENCHMARKS / "bench_quality.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    monkeypatch.setenv("BENCH_ROWS", str(tmp_path / "rows.jsonl"))
+    monkeypatch.setattr(sys, "argv", ["bench_quality", "--share", "0.001"])
+
+    def absent(name, split):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(bench.data, "load", absent)
+    bench.main()
+    assert "COURSE_DATA" in capsys.readouterr().out and not (tmp_path / "rows.jsonl").exists()
+
+    sets = {
+        name: rules.draw_digits(torch.arange(count) % 10, torch.Generator().manual_seed(count))[0]
+        for name, count in (("train", 1200), ("test", 300))
+    }
+    monkeypatch.setattr(bench.data, "load", lambda name, split: sets[split])
+    bench.main()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf8").splitlines()]
+    assert [fault for row in rows for fault in faults_of(row)] == []
+    goals = {(row["work"].split(",")[0], row["unit"], row["goal"]) for row in rows if row["goal"] is not None}
+    assert goals == {
+        ("conditional GAN", "Fréchet distance", 4),
+        ("conditional GAN", "Fréchet distance", 7),
+        ("conditional GAN", "labels obeyed", 0.98),
+        ("conditional GAN", "labels obeyed", 0.976),
+        ("conditional GAN", "accuracy", 0.98),
+        ("GAN without labels", "Fréchet distance", 16),
+        ("VAE", "Fréchet distance", 8),
+    }
+
+
 def test_a_work_without_benchmark_is_caught():
     rows = json.loads(RECORD.read_text(encoding="utf8"))["rows"]
     assert without_benchmark([row for row in rows if not row["work"].startswith(("nearest", "WGAN"))]) == [
@@ -193,16 +231,26 @@ def test_a_missed_goal_is_named_and_fails_nothing(monkeypatch, tmp_path, capfd):
     assert [line.split(" | ")[-1] for line in out[-5:-2]] == ["verdict", "reached", "missed"]
     stored = json.loads((tmp_path / "bench.json").read_text(encoding="utf8"))
     assert [row["verdict"] for row in stored["rows"]] == ["reached", "missed"]
-    assert {"commit", "date", "hardware", "versions"} <= set(stored) and stored["versions"]["torch"]
+    assert set(stored["runs"]) == {"bench_train"}
+    assert {"commit", "date", "hardware", "versions"} == set(stored["runs"]["bench_train"])
     assert not (tmp_path / "record.json").exists()
 
 
-def test_a_record_is_a_whole_run(monkeypatch, tmp_path, capfd):
+def test_a_record_replaces_the_files_that_ran_and_keeps_the_others(monkeypatch, tmp_path, capfd):
     assert run_bench(monkeypatch, tmp_path, {"one": giving({**ROW, "ratio": 2.0})}, ["--record"]) == 0
     assert capfd.readouterr().out.splitlines()[-1].endswith("No goal was missed.")
-    assert (tmp_path / "record.json").read_bytes() == (tmp_path / "bench.json").read_bytes()
-    with pytest.raises(ValueError, match="whole run"):
-        tasks.run("bench", ["one", "--record"])
+    first = (tmp_path / "record.json").read_bytes()
+    assert first == (tmp_path / "bench.json").read_bytes()
+    other = {**ROW, "bench": "bench_import", "work": "import"}
+    (tmp_path / "benchmarks/bench_two.py").write_text(giving(other, {**other, "work": "torch"}), encoding="utf8")
+    assert tasks.run("bench", ["two", "--record"]) == 0
+    both = json.loads((tmp_path / "record.json").read_text(encoding="utf8"))
+    assert [row["work"] for row in both["rows"]] == ["import", "torch", "VAE"]
+    assert both["runs"].keys() == {"bench_import", "bench_train"}
+    (tmp_path / "benchmarks/bench_one.py").write_text(giving({**ROW, "ratio": 1.0}), encoding="utf8")
+    assert tasks.run("bench", ["one", "--record"]) == 0
+    now = json.loads((tmp_path / "record.json").read_text(encoding="utf8"))
+    assert [row["ratio"] for row in now["rows"]] == [1.6, 1.6, 1.0], "the older VAE is gone, nothing else"
 
 
 def test_a_benchmark_that_raises_fails_the_task(monkeypatch, tmp_path, capfd):
@@ -223,11 +271,14 @@ def test_some_benchmarks_can_be_chosen():
 
 
 def page(tmp_path, rows):
-    stored = {
+    run = {
         "commit": "abc1234",
         "date": "2026-11-22",
         "hardware": "CPU Some Processor, 1 thread",
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
+    }
+    stored = {
+        "runs": {row["bench"]: run for row in rows},
         "rows": [{**row, "verdict": tasks.verdict(row)} for row in rows],
     }
     (tmp_path / "book/results").mkdir(parents=True, exist_ok=True)
@@ -250,7 +301,7 @@ def test_the_page_loses_no_row_and_says_the_verdict(tmp_path):
     assert found["classifier"][2:] == ["1.23 × speed", "–", "–"]
     assert found["digits"] == ["plain loop", "–", "15,284 × speed", "≥\u00a010,000", "reached"]
     assert found["import"][3:] == ["≤\u00a01.15", "reached"]
-    assert "4 ratios, 3 of them with a goal; this run reached 2." in text
+    assert "4 ratios, 3 of them with a goal; 2 goals were reached." in text
     for fact in ("Some Processor", "2026-11-22", "torch 2.15.0", "`abc1234`", "### bench_new"):
         assert fact in text, fact
 

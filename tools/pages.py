@@ -400,7 +400,10 @@ def speeds(root=ROOT):
     rows = stored["rows"]
     goals = [row for row in rows if row["goal"] is not None]
     missed = [row for row in goals if row["verdict"] == "missed"]
-    lines = [f"{len(rows)} ratios, {len(goals)} of them with a goal; this run reached {len(goals) - len(missed)}.", ""]
+    lines = [
+        f"{len(rows)} ratios, {len(goals)} of them with a goal; {len(goals) - len(missed)} goals were reached.",
+        "",
+    ]
     for bench in dict.fromkeys(row["bench"] for row in rows):
         body = []
         for row in rows:
@@ -412,9 +415,10 @@ def speeds(root=ROOT):
                 word = f"**{row['verdict']}**" if row["verdict"] == "missed" else row["verdict"]
                 body.append([cell_text(row["work"]), *told, measured, goal, word])
         head = ["work", "beside", "arithmetic", "measured", "goal", "verdict"]
-        lines += [f"### {BENCHES.get(bench, bench)}", "", *table(head, body)]
-    versions = ", ".join(f"{package} {version}" for package, version in stored["versions"].items())
-    lines += [f"Measured on: {stored['hardware']}, {stored['date']}; {versions}; commit `{stored['commit']}`.", ""]
+        run = stored["runs"][bench]
+        versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
+        where = f"Measured on: {run['hardware']}, {run['date']}; {versions}; commit `{run['commit']}`."
+        lines += [f"### {BENCHES.get(bench, bench)}", "", *table(head, body), where, ""]
     return "\n".join(lines)
 
 

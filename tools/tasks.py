@@ -136,7 +136,7 @@ def verdict(row: dict) -> str:
 
 
 def bench_measured(rows_file: Path) -> dict:
-    """Return the rows of all benchmarks of a run, each with its verdict, and where and when they were measured."""
+    """Return the rows of the benchmarks of a run, each with its verdict, and where and when each file was run."""
     import datetime
     import platform
 
@@ -147,13 +147,26 @@ def bench_measured(rows_file: Path) -> dict:
 
     torch.set_num_threads(1)  # as the steps ran
     rows = [json.loads(line) for line in rows_file.read_text(encoding="utf8").splitlines()]
-    return {
+    here = {
         "commit": session._commit(),
         "date": datetime.date.today().isoformat(),
         "hardware": session._hardware(torch.device("cpu")),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    return {
+        "runs": {row["bench"]: here for row in rows},
         "rows": [{**row, "verdict": verdict(row)} for row in rows],
     }
+
+
+def beside_older(measured: dict, path: Path) -> dict:
+    """Return a run together with the benchmarks that only the older record at `path` holds."""
+    if not path.exists():
+        return measured
+    older = json.loads(path.read_text(encoding="utf8"))
+    kept = [row for row in older["rows"] if row["bench"] not in measured["runs"]]
+    rows = sorted(kept + measured["rows"], key=lambda row: row["bench"])  # stable: the rows of a file keep their order
+    return {"runs": older["runs"] | measured["runs"], "rows": rows}
 
 
 def bench_table(rows: list[dict]) -> list[str]:
@@ -180,10 +193,11 @@ def bench_end(rows_file: Path, record: bool) -> str:
     if not rows_file.exists():
         return " No row was handed over."
     measured = bench_measured(rows_file)
-    for path in [BENCH_TABLE, BENCH_RECORD][: 1 + record]:
+    tables = {BENCH_TABLE: measured} | ({BENCH_RECORD: beside_older(measured, BENCH_RECORD)} if record else {})
+    for path, table in tables.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+        partial.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
         os.replace(partial, path)
     print("", *bench_table(measured["rows"]), sep="\n")
     missed = [row for row in measured["rows"] if row["verdict"] == "missed"]
@@ -232,8 +246,6 @@ def seconds_text(seconds: float) -> str:
 
 def run(task: str, chapters: list[str]) -> int:
     """Run a task's steps in turn; return 0, or 1 at the first fault, which the last line names."""
-    if task == "bench" and len(chapters) > 1 and "--record" in chapters:
-        raise ValueError("a record is a whole run: RECORD and ONLY do not go together")
     began = time.perf_counter()
     left_out = []
     done = 0

@@ -290,7 +290,9 @@ def main() -> None:
         rows.append(row(work, "real test images", value, unit, goal=goal, direction=direction))
         print(f"{work:62} {value:8.3f} {unit}", flush=True)
 
-    def judged(work: str, images: Tensor, goal: float, labels: Tensor | None = None, agreement: float = 0.98) -> None:
+    def judged(
+        work: str, images: Tensor, goal: float, labels: Tensor | None = None, agreement: float | None = None
+    ) -> None:
         made = evaluate.features(judge.features, images)
         note(work, evaluate.frechet_distance(real, made[: len(real)]), "Fréchet distance", goal)
         if labels is not None:
@@ -303,13 +305,13 @@ def main() -> None:
     first = train.select(ten)
     by_real = reader(first.images, first.labels, int(1200 * share), width=16, seed=3)
     note(f"a classifier of {len(first):,} real training images", evaluate.accuracy(by_real, test), "accuracy")
-    for seconds, scale in ((180, 1.0), (30, 1.0), (30, slower)):
+    for seconds, scale in [(180, 1.0), (30, 1.0)] + [(30, slower)] * (slower > 1.1):
         text = f"{seconds} s" if scale == 1 else f"equal work to {seconds} s"
         for seed in range(options.seeds):
             gen, steps = game(train.images, train.labels, seconds * scale * share, seed=seed)
             y = torch.arange(len(train) if seconds == 180 else len(test)) % 10
             images, work = ordered(gen, y), f"conditional GAN, {text}, start {seed}, {steps:,} steps"
-            judged(work, images, 4 if seconds == 180 else 7, y)
+            judged(work, images, 4 if seconds == 180 else 7, y, 0.98 if seconds == 180 else 0.976)
             if seconds == 180:
                 net = reader(images, y, int(1200 * share), width=16, seed=3)
                 note(
