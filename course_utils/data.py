@@ -278,7 +278,12 @@ class Batches:
         if not isinstance(rng, torch.Generator):
             raise ValueError(f"rng must be a torch.Generator, got {type(rng).__name__}")
         self.rng, self.batch_size, self.shuffle, self.drop_last = rng, batch_size, shuffle, drop_last
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except (RuntimeError, TypeError):
+            self.device = None
+        if self.device is None or self.device.type == "meta":  # a meta tensor has a shape and no numbers
+            raise ValueError(f"device must be one that holds numbers, such as 'cpu', 'cuda' or 'mps', got {device!r}")
         try:
             self.images, self.labels = part.images.to(self.device), part.labels.to(self.device)
         except (RuntimeError, AssertionError) as error:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import parallel
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Likelihoods and the Kullback–Leibler term: nats, one number per example
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +89,8 @@ def gaussian_nll(mean: Tensor, x: Tensor, log_var: float | Tensor = 0.0) -> Tens
     """
     _check_same_shape(mean, x, "mean", "x", axes=2)
     if isinstance(log_var, int | float):
-        log_var = torch.as_tensor(log_var, dtype=torch.float64).to(mean.device, _wide(mean, x)[0].dtype)
+        # Without axes it may stay on the CPU: a copy to a GPU would wait for all that the GPU still has to do.
+        log_var = torch.as_tensor(log_var, dtype=torch.float64).to(_wide(mean, x)[0].dtype)
     _check_floating(log_var, "log_var")
     if log_var.ndim and log_var.shape != x.shape:
         raise ValueError(
@@ -196,8 +199,9 @@ def gradient_penalty(disc: Callable[[Tensor], Tensor], real: Tensor, fake: Tenso
 
     `disc`: x (B, ...) → logits (B,) or (B, 1); a conditional critic is passed as ``lambda x: disc(x, y)``. `real`,
     `fake`: the same shape (B, ...), floating; both are detached, nothing flows into the generator or into `.grad`.
-    `rng` draws ε on its own device. No λ: the authors multiply by 10. The gradient of one example must not depend on
-    the others, so the critic has no BatchNorm. Works inside ``torch.no_grad()`` too.
+    `rng` draws ε on its own device, in several processes one draw for the whole batch (see `parallel.draw`). No λ: the
+    authors multiply by 10. The gradient of one example must not depend on the others, so the critic has no BatchNorm.
+    Works inside ``torch.no_grad()`` too.
 
     Raises ValueError for shapes that differ, integers, no torch.Generator, for logits that are not one per
     example, or that do not depend on x.
@@ -209,8 +213,9 @@ def gradient_penalty(disc: Callable[[Tensor], Tensor], real: Tensor, fake: Tenso
         raise ValueError(f"rng must be a torch.Generator, got {type(rng).__name__}")
     real, fake = real.detach(), fake.detach()
     dtype = _wide(real, fake)[0].dtype
-    eps = torch.rand((len(real),) + (1,) * (real.ndim - 1), generator=rng, device=rng.device, dtype=dtype)
-    mixed = torch.lerp(real.to(dtype), fake.to(dtype), eps.to(real.device)).to(real.dtype)  # (B, ...)
+    shape = (len(real),) + (1,) * (real.ndim - 1)
+    eps = parallel.draw(shape, rng, dtype, sample=torch.rand, device=real.device)
+    mixed = torch.lerp(real.to(dtype), fake.to(dtype), eps).to(real.dtype)  # (B, ...)
     norm = torch.linalg.vector_norm(_input_gradient(disc, mixed), dim=1)  # (B,)
     return (norm - 1).square().mean()
 

@@ -6,13 +6,17 @@ gradients before each step of an optimiser and the metrics at the end of an epoc
 checkpoints and shows a bar. So N processes equal one up to rounding, double backward (R1, gradient penalty) included.
 A net wrapped in DistributedDataParallel does not: where a penalty has a backward of its own (as in lazy R1), each
 process silently keeps other gradients.
+
+What a step draws has to come from `draw`, as in the steps of `train` and in `losses.gradient_penalty`. Dropout and the
+functions of `augment` draw for the rows they are given: in a step, every process would use the same numbers for its
+own share, which no single process does. Augment before the batches are shared: in the iterable that `fit` gets.
 """
 
 import atexit
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +28,15 @@ from torch import Tensor, nn
 def start() -> tuple[int, int]:
     """Join the processes that torchrun started and return (number of this one, how many there are): (0, 1) without it.
 
-    The engine is nccl where each process has a GPU of its own (which becomes the current one), gloo on the CPU. To be
-    called first, before `session.start` and before anything is put on a device; a second call changes nothing.
+    Where each process has a GPU of its own (which becomes the current one), tensors on it travel by nccl; tensors on
+    the CPU always travel by gloo. To be called first, before `session.start` and before anything is put on a device;
+    a second call changes nothing.
 
     Raises ValueError when there are GPUs, but fewer than processes on this machine.
 
     Taught in: 22_gpu_practice
     """
-    if not dist.is_torchelastic_launched():
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
         return 0, 1
     if not dist.is_initialized():
         here, local = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
@@ -40,7 +45,8 @@ def start() -> tuple[int, int]:
             raise ValueError(f"{here} processes share {gpus} GPUs: start as many as there are, or hide the GPUs")
         if gpus:
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if gpus else "gloo")
+        # nccl alone refuses every tensor on the CPU: a metric that was computed there, or a net that lives there
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "cpu:gloo")
         atexit.register(_leave)
     return dist.get_rank(), dist.get_world_size()
 
@@ -81,18 +87,32 @@ def share(batch: Any) -> Any:
     return batch[rank * rows : (rank + 1) * rows]
 
 
-def draw(shape: tuple[int, ...], rng: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Return standard normal numbers, `shape` (B, …), drawn on `rng.device`: in all processes together one draw.
+def draw(
+    shape: tuple[int, ...],
+    rng: torch.Generator,
+    dtype: torch.dtype,
+    *,
+    sample: Callable[..., Tensor] = torch.randn,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return random numbers, `shape` (B, …), drawn on `rng.device`: in all processes together one draw.
 
     Each process draws the numbers of all and keeps its rows, so that the generators stay in step and B rows here are
     the rows that a single process would have drawn for these examples.
+
+    sample: `torch.randn` (standard normal) or `torch.rand` (uniform in [0, 1)).
+    device: where the numbers are to go; without it they stay on `rng.device`.
 
     Taught in: 22_gpu_practice
     """
     rank, count = place()
     rows, *rest = shape
-    every = torch.randn((count * rows, *rest), generator=rng, device=rng.device, dtype=dtype)
-    return every[rank * rows : (rank + 1) * rows]
+    # A copy from ordinary memory to a GPU waits until the GPU has done all that was asked of it before; a copy from
+    # pinned memory takes its turn in the queue.
+    pinned = rng.device.type == "cpu" and device is not None and device.type == "cuda"
+    every = sample((count * rows, *rest), generator=rng, device=rng.device, dtype=dtype, pin_memory=pinned)
+    mine = every[rank * rows : (rank + 1) * rows]
+    return mine if device is None else mine.to(device, non_blocking=pinned)
 
 
 @contextmanager
@@ -101,7 +121,7 @@ def together(everything: Mapping[str, Any]) -> Iterator[None]:
 
     Before anything moves the processes compare what they start from: another set of weights or another state of a
     generator is a ValueError that names it. A net with BatchNorm gets a warning: its statistics are those of one
-    process's share. Alone, nothing happens.
+    process's share (`torch.nn.SyncBatchNorm`, for GPUs, asks all processes). Alone, nothing happens.
 
     Taught in: 22_gpu_practice
     """
@@ -115,7 +135,8 @@ def together(everything: Mapping[str, Any]) -> Iterator[None]:
         raise ValueError(f"{count} processes, but the state holds no optimiser: there is nothing to average before")
     for name, value in everything.items():
         if isinstance(value, nn.Module) and any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in value.modules()
+            isinstance(m, nn.modules.batchnorm._BatchNorm) and not isinstance(m, nn.SyncBatchNorm)
+            for m in value.modules()
         ):
             if rank == 0:
                 warnings.warn(
@@ -176,17 +197,31 @@ def _same_start(everything: Mapping[str, Any]) -> None:
 
 
 def _digest(value: Any) -> str:
-    """A short name of all numbers in a module, a generator, a tensor or whatever has a state."""
-    if isinstance(value, torch.Generator):
-        content = [value.get_state()]
-    elif isinstance(value, Tensor):
-        content = [value]
-    else:
-        content = [item for _, item in sorted(value.state_dict().items(), key=lambda pair: str(pair[0]))]
+    """A short name of all numbers in a module, a generator, a tensor or whatever has a state, wherever they lie."""
     digest = hashlib.sha256()
-    for item in content:
-        if isinstance(item, Tensor):
-            digest.update(item.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(str(item).encode())
+    _feed(digest.update, value)
     return digest.hexdigest()
+
+
+def _feed(update: Callable[[Any], None], value: Any) -> None:
+    """Every number counts; the device does not, for each process has one of its own."""
+    if isinstance(value, torch.Generator):
+        value = value.get_state()
+    elif hasattr(value, "state_dict"):
+        value = value.state_dict()
+    if isinstance(value, Tensor):
+        update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        update(f"dict {len(value)} ".encode())
+        for key in sorted(value, key=repr):
+            _feed(update, key)
+            _feed(update, value[key])
+    elif isinstance(value, list | tuple):
+        update(f"list {len(value)} ".encode())
+        for item in value:
+            _feed(update, item)
+    elif isinstance(value, str | bytes | int | float | complex | None):
+        update(f"{value!r} ".encode())
+    else:
+        update(f"{type(value).__qualname__} ".encode())  # its text may hold an address, another in each process

@@ -44,6 +44,7 @@ def start(chapter: str, *, profile: str | None = None, seed: int = 0) -> "Sessio
     session.rng = session.reseed(seed)
     session.seeds.clear()  # the chapter's own start is not one of the seeds of an experiment
     session.device_rng = torch.Generator(device).manual_seed(seed)
+    session.allocated = _allocations(device)
     print(session.describe())
     return session
 
@@ -70,6 +71,7 @@ class Session:
     device_rng: torch.Generator = None
     seeds: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    allocated: int = 0  # how often GPU memory had been asked for when the last record was made
 
     def describe(self) -> str:
         """Return the line that `start` prints: what runs where, on which data, how long."""
@@ -126,8 +128,11 @@ class Session:
         figure: a Matplotlib Axes or Figure, saved as one PNG beside the file.
 
         Writes ``<results>/<chapter>.json`` atomically, with commit, hardware, data, seconds since the last record,
-        seeds and versions. ``<results>``: the variable ``COURSE_RESULTS``, else ``book/results`` in the repository,
-        else ``./results``. Raises ValueError for an empty name and for a metric that is not finite.
+        seeds and versions. The hardware is where the work ran: the GPU if its memory was asked for since the last
+        record (or the start), else the CPU, also where a GPU was offered and not used. ``<results>``: the variable
+        ``COURSE_RESULTS``, else ``book/results`` in the repository, else ``./results``.
+
+        Raises ValueError for an empty name and for a metric that is not finite.
         """
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a record needs a name, got {name!r}")
@@ -138,12 +143,14 @@ class Session:
 
         if parallel.place()[0] > 0:
             return
-        now = time.perf_counter()
+        now, allocated = time.perf_counter(), _allocations(self.device)
+        ran = self.device if allocated > self.allocated else torch.device("cpu")
         entry = {
             "metrics": metrics,
             "commit": _commit(),
-            "hardware": _hardware(self.device),
-            "device": self.device.type,
+            "hardware": _hardware(ran),
+            "device": ran.type,
+            "offered": self.device.type,
             "data": data.loaded(),
             "seconds": round(now - self.began, 1),
             "seeds": sorted(self.seeds),
@@ -151,7 +158,7 @@ class Session:
             "figure": None,
             "date": datetime.date.today().isoformat(),
         }
-        self.began = now
+        self.began, self.allocated = now, allocated
         folder = results_folder()
         folder.mkdir(parents=True, exist_ok=True)
         if figure is not None:
@@ -235,6 +242,11 @@ def _hardware(device: torch.device) -> str:
                 break
     threads = torch.get_num_threads()
     return f"CPU {name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _allocations(device: torch.device) -> int:
+    """Return how often this process has asked for memory of the GPU; 0 without one: whatever computes there, asks."""
+    return torch.cuda.memory_stats(device).get("allocation.all.allocated", 0) if device.type == "cuda" else 0
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -8,7 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def fit(
 
     The averages are per example: a batch counts by its length, so a small last batch does not count as much as a full
     one. They are summed on the device and read once at the end of an epoch: nothing waits for the device in between.
+    A step's generator best lives on the device too (`course.device_rng`): its numbers then need not be copied there.
 
     Args:
         step: returns a dict of 0-d tensors, each a mean over its batch. Gradients are not followed through them.
@@ -67,13 +68,14 @@ def fit(
     deterministic kernels). The learning rate comes back with the optimiser; another one needs another file.
 
     Under torchrun (see `parallel`) the processes share each batch, average gradients and metrics, and keep one
-    checkpoint and one bar. The state is then needed without a checkpoint too; `on_epoch` runs in every process.
+    checkpoint and one bar. The state is then needed without a checkpoint too; `on_epoch` runs in every process. In a
+    resumed run every process takes up PyTorch's global generators as the first one left them.
 
-    Errors: ValueError for `epochs` below 1, batches that are empty or can be read only once, a step that returns
-    anything but 0-d tensors, `checkpoint` without a state, a checkpoint that is damaged or was made by other
-    nets, optimisers or batches (neither the file nor the nets are touched). FloatingPointError with the
-    name and the epoch when an average is NaN or infinite: the last good checkpoint stays. When the memory is full, the
-    error of the device, with the batch size and what to set.
+    Errors: ValueError for `epochs` below 1, batches that are empty, can be read only once or do not divide evenly among
+    the processes, a step that returns anything but 0-d tensors, `checkpoint` without a state, a checkpoint that is
+    damaged or was made by other nets, optimisers or batches (neither the file nor the nets are touched).
+    FloatingPointError with the name and the epoch when an average is NaN or infinite: the last good checkpoint stays.
+    When the memory is full, the error of the device, with the batch size and what to set.
     Taught in: 14_vae_on_gpu
 
     >>> weight = torch.ones(())
@@ -94,6 +96,8 @@ def fit(
         )
     history: list[Metrics] = []
     rank, processes = parallel.place()
+    for size in _known_sizes(batches) if processes > 1 else ():
+        parallel.share(range(size))  # refuses what does not divide evenly before any step is taken
     everything = _collect(step, batches, state) if checkpoint is not None or processes > 1 else {}
     if checkpoint is not None:
         checkpoint = _checkpoint_path(checkpoint)
@@ -131,10 +135,32 @@ def _epochs(step, batches, epochs, on_epoch, checkpoint, everything, history: li
             bar.update()
 
 
+def _known_sizes(batches: Iterable) -> list[int]:
+    """The sizes of the batches that `data.batches` or a DataLoader is going to give; empty where nothing tells."""
+    rows, size = getattr(batches, "images", getattr(batches, "sampler", None)), getattr(batches, "batch_size", None)
+    if size is None or not isinstance(rows, Sized):
+        return []
+    whole, rest = divmod(len(rows), size)
+    return [size] * (whole > 0) + [rest] * (rest > 0 and not batches.drop_last)
+
+
+def _made(batches: Iterable, epoch: int) -> Iterator:
+    """The batches; when the memory is full before one of them is there, the error says what to set."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        size = getattr(batches, "batch_size", None)
+        what = f"while a batch{f' of {size}' if size else ''} was made"
+        raise _with_advice(error, epoch, f"the memory is full {what}", size) from error
+
+
 def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> Metrics:
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    for batch in batches:
+    sums: dict[str | tuple[str, ...], Tensor] = {}  # a 0-d sum for a name, or one tensor for several
+    counts: dict[str | tuple[str, ...], int] = {}
+    processes = parallel.place()[1]
+    for batch in _made(batches, epoch):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"batches must yield pairs (x, y), got {_describe(batch)}")
         x, y = map(parallel.share, batch)
@@ -148,12 +174,9 @@ def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            less = f"try a batch size of {size // 2}" if size > 1 else "the net itself is too large for it"
-            raise type(error)(
-                f"epoch {epoch} (counted from 0): the memory of {x.device} is full with a batch of {size} "
-                f"× {tuple(x.shape[1:])}: {less} (in data.batches or the DataLoader), smaller layers, or half "
-                f"precision (`with session.autocast():`). It said: {str(error).splitlines()[0]}"
-            ) from error
+            parts = f" ({size} in each of {processes} processes)" if processes > 1 else ""
+            what = f"the memory of {x.device} is full with a batch of {size * processes}{parts} × {tuple(x.shape[1:])}"
+            raise _with_advice(error, epoch, what, size * processes) from error
         # Inside `with session.autocast(): fit(...)` the half-precision copies of the weights would never be renewed.
         torch.clear_autocast_cache()
         if not isinstance(measured, dict) or not measured:
@@ -163,20 +186,41 @@ def _one_epoch(step: Step, batches: Iterable[tuple[Tensor, Tensor]], epoch: int)
                 raise ValueError(
                     f"step must return 0-d tensors (a mean over the batch), got {_describe(value)} as {name!r}"
                 )
-            if name not in sums:
+        if len(measured) > 2 and len({(value.dtype, value.device) for value in measured.values()}) == 1:
+            # Two operations, however many the names: on a GPU each of them has to be launched.
+            measured = {tuple(measured): torch.stack(tuple(measured.values()))}
+        for names, value in measured.items():
+            if names not in sums:
                 # Thousands of float32 terms lose digits; Apple's GPUs have no float64.
                 wide = torch.float32 if value.device.type == "mps" else torch.float64
-                sums[name] = torch.zeros((), dtype=wide, device=value.device)
-                counts[name] = 0
-            sums[name].add_(value.detach(), alpha=size)
-            counts[name] += size
+                sums[names], counts[names] = torch.zeros_like(value, dtype=wide), 0
+            sums[names].add_(value.detach(), alpha=size)
+            counts[names] += size
     if not sums:
         raise ValueError(f"batches gave no batch in epoch {epoch}: is the set empty, or smaller than one full batch?")
     device = next(iter(sums.values())).device
     # the one wait for the device; with several processes also the one for each other
-    totals = parallel.total(torch.stack([total.to(device) for total in sums.values()])).tolist()
-    shares = parallel.place()[1]  # equal ones: each process counts the same number of examples
-    return {name: total / (shares * counts[name]) for name, total in zip(sums, totals, strict=True)}
+    totals = iter(parallel.total(torch.cat([total.view(-1).to(device) for total in sums.values()])).tolist())
+    weighted, examples = Counter(), Counter()
+    for names, count in counts.items():
+        for name in names if isinstance(names, tuple) else (names,):
+            weighted[name] += next(totals)
+            examples[name] += count * processes  # equal shares: each process counts the same number of examples
+    return {name: weighted[name] / examples[name] for name in weighted}
+
+
+def _with_advice(error: RuntimeError, epoch: int, what: str, size: int | None) -> RuntimeError:
+    """The same error with what was too large and what to set; `size`: of the whole batch, None where unknown."""
+    processes = parallel.place()[1]
+    half = (size or 0) // 2 // processes * processes  # it has to divide evenly
+    if half:
+        less = f"try a batch size of {half} (in data.batches or the DataLoader)"
+    else:
+        less = "the net itself is too large for it: try" if size else "try smaller batches"
+    return type(error)(
+        f"epoch {epoch} (counted from 0): {what}: {less}, smaller layers, or half precision "
+        f"(`with session.autocast():`). It said: {str(error).splitlines()[0]}"
+    )
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -371,7 +415,10 @@ def _resume(path: Path, everything: dict[str, Any], epochs: int) -> list[Metrics
             value.load_state_dict(content)
     torch.set_rng_state(payload["cpu_rng"])
     cuda = payload["cuda_rng"]
-    if cuda and torch.cuda.device_count() == len(cuda):
+    if cuda and torch.cuda.is_available() and parallel.place()[1] > 1:
+        # The first process wrote the file and sits on GPU 0; it alone knows how much each of them has drawn.
+        torch.cuda.set_rng_state(cuda[0])
+    elif cuda and torch.cuda.device_count() == len(cuda):
         torch.cuda.set_rng_state_all(cuda)
     elif cuda:
         warnings.warn(
@@ -465,7 +512,7 @@ def vae_step(
     and latents, averaged over the batch. With β = 1 the loss is the negative ELBO, an upper bound on −log p(x).
     `beta` is a number ≥ 0, or a function of the steps taken so far (0 at the first): a warm-up such as
     `lambda step: min(1.0, step / 500)`. The count is part of `step.state`, so a warm-up resumes where it was.
-    The noise is drawn on `rng.device`, one draw a pixel code, and moved to the images.
+    The noise is drawn on `rng.device`, one draw a pixel code, and moved to the images (without waiting for a GPU).
     Errors: ValueError for a β that is negative or not finite, or an optimiser that does not train `vae`.
     Source: Kingma & Welling 2014 (arXiv:1312.6114), equations 7 and 10; β: Higgins et al. 2017, equation 4.
     Taught in: 14_vae_on_gpu
@@ -577,7 +624,7 @@ def gan_step(
 def _noise(shape: Iterable[int], rng: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers drawn on the generator's device, then moved; float32 also beside half precision."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return parallel.draw(tuple(shape), rng, dtype).to(like.device)
+    return parallel.draw(tuple(shape), rng, dtype, device=like.device)
 
 
 def _loss(loss: Callable[..., Tensor], *logits: Tensor, kind: str) -> Tensor:

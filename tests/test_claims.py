@@ -3,7 +3,9 @@
 import ast
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -640,7 +642,35 @@ GPU_PRACTICE = {
         {"kept[t.untyped_storage().data_ptr()] =": "kept[len(kept)] =", **SHORT_RACE},
         "bytes miscounted",
     ),
+    "the trace has no backward pass": (
+        {'if "autograd::engine" in e["name"]': 'if "Adam.step" in e["name"]', **SHORT_RACE},
+        "a phase is missing",
+    ),
+    "the large step is a small one": (
+        {'"large": (64, 1024)': '"large": (2, 32)', **SHORT_RACE},
+        "should hide its orders",
+    ),
+    "the loss is scaled, and its gradients are taken without": (
+        {"scaler.scale(loss).backward()": "scaler.scale(loss); loss.backward()", **SHORT_RACE},
+        "not in the gradients",
+    ),
+    "no step is skipped": (
+        {"scaler.step(optimiser)": "optimiser.step()", **SHORT_RACE},
+        "an infinite gradient moved",
+    ),
 }
+
+
+@pytest.mark.parametrize("toolbox, reached", [(95, True), (80, False)])
+def test_chapter_22_shows_a_card_that_reaches_its_limit_and_refuses_another(toolbox, reached):
+    cells = json.loads((NOTEBOOKS / "22_gpu_practice.ipynb").read_text(encoding="utf8"))["cells"]
+    (cell,) = [source for c in cells if "def show_ladder(" in (source := "".join(c["source"]))]
+    table = {"128": {"plain": 1.0, "limit": 100.0, "toolbox": float(toolbox)}}  # invented, to see the assertion at work
+    records = {"gpu": {"hardware": "an invented card", "ladder": table, "steps": {}}}
+    scope = {"course": SimpleNamespace(recorded=records.get), "my_guess": {}, "show_steps": lambda steps: None}
+    with nullcontext() if reached else pytest.raises(AssertionError, match="80% of its limit"):
+        exec(cell, scope)
+
 
 FEEDING = {
     "the copier draws without replacement": (

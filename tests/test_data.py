@@ -217,6 +217,9 @@ def test_other_bad_batches():
         data.batches(toy(), 4, 0)
     with pytest.raises(ValueError, match="cuda:99"):
         data.batches(toy(), 4, seeded(0), device="cuda:99")
+    for device in ("gpu", "", None, "meta"):  # the last has shapes but no numbers
+        with pytest.raises(ValueError, match=f"device must be one that holds numbers.*got {device!r}"):
+            data.batches(toy(), 4, seeded(0), device=device)
 
 
 # load

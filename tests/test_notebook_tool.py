@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import threading
 from pathlib import Path
 
 import nbformat
@@ -300,53 +301,228 @@ def test_no_chapters_is_no_failure(capsys):
 
 # --- Records --------------------------------------------------------------------------------------------------------
 
-# Stands for Session.record: entries are merged, an entry stored anew replaces the old one.
+# Stands for the toolbox: entries are merged, an entry stored anew replaces the old one and drops its stamp.
 RECORD = """
-import json, os, pathlib
-path = pathlib.Path(os.environ["COURSE_RESULTS"], "00_small.json")
-record = json.loads(path.read_text()) if path.exists() else {}
-record["Result"] = {"metrics": {"a": 1}, "seconds": 2.0, "profile": os.environ["COURSE_PROFILE"]}
-path.write_text(json.dumps(record))
+import json, os, pathlib, types
+def record(name, metrics):
+    path = pathlib.Path(os.environ["COURSE_RESULTS"], "00_small.json")
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    used = {key: os.environ[key] for key in ("COURSE_PROFILE", "OMP_NUM_THREADS")}
+    stored[name] = {"metrics": metrics, "seconds": 2.0, "device": "cpu", **used}
+    path.write_text(json.dumps(stored))
+course = types.SimpleNamespace(record=record)
 """
 
 
-def test_records_are_made_once_per_code(store, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for the records of a machine without a GPU, a data folder and a wish for threads."""
     monkeypatch.setenv("COURSE_RESULTS", str(tmp_path))
-    path = store(notebook(RECORD, full=True))
+    for name in ("COURSE_DATA", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tool, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setattr(tool, "gpu_here", lambda: False)
+    return tmp_path / "00_small.json"
+
+
+def test_records_are_made_once_per_code(store, results, capsys):
+    path = store(notebook(RECORD, "course.record('Result', {'a': 1})", full=True))
     before = path.read_bytes()
     plain = store(notebook("raise SystemExit", name="01_more"), "01_more")
     assert tool.records([path, plain]) == 0
     out = capsys.readouterr().out
     assert "01_more: has no full profile" in out
-    assert "00_small: cell 1/1" in out and "left: unknown" in out and "00_small: recorded" in out
-    record = json.loads((tmp_path / "00_small.json").read_text())
-    assert record["Result"]["profile"] == "full"
+    assert "00_small: cell 1/2 done" in out and "left: unknown" in out and "00_small: recorded" in out
+    record = json.loads(results.read_text())
+    assert record["Result"]["COURSE_PROFILE"] == "full"
+    assert record["Result"]["OMP_NUM_THREADS"] == "1"
     assert record["Result"]["code_hash"] == tool.code_hash(tool.read(path))
     assert path.read_bytes() == before
 
     assert tool.records([path]) == 0
     assert "of the present code" in capsys.readouterr().out
+    assert tool.records([path], force=True) == 0
+    assert "00_small: recorded" in capsys.readouterr().out
 
     # Other code is run again; what it no longer makes is named.
-    path = store(notebook(RECORD.replace("Result", "Other"), full=True))
+    path = store(notebook(RECORD, "course.record('Other', {'a': 1})", full=True))
     assert tool.records([path]) == 1
     captured = capsys.readouterr()
-    assert "['Result']" in captured.err
+    assert "no longer made, delete them from 00_small.json: ['Result']" in captured.err
     assert "left: 0 s" in captured.out or "left: 1 s" in captured.out or "left: 2 s" in captured.out
+    assert json.loads(results.read_text())["Other"]["code_hash"] == tool.code_hash(tool.read(path))
 
 
-def test_an_interrupted_record_is_not_current():
-    done = {"a": {"code_hash": "x"}, "b": {"code_hash": "x"}}
-    assert tool.is_current(done, "x")
-    assert not tool.is_current(done, "y")
-    assert not tool.is_current({**done, "b": {}}, "x")  # stored anew by a run that did not end
-    assert not tool.is_current({}, "x")
+def test_a_result_without_its_data_is_incomplete_and_made_when_they_are_there(store, results, capsys):
+    late = "import pathlib\nif pathlib.Path(os.environ['COURSE_RESULTS'], 'data').exists():\n    "
+    path = store(notebook(RECORD, "course.record('a', {})", late + "course.record('mnist', {})", full=True))
+    said = "00_small: incomplete: mnist is missing or older (is COURSE_DATA set?)"
+    assert tool.records([path]) == 0
+    out = capsys.readouterr().out
+    assert said in out and "recorded" in out
+    assert tool.records([path]) == 0
+    out = capsys.readouterr().out
+    assert said in out and "cell" not in out, "without the data there is nothing to gain from another run"
+    (results.parent / "data").mkdir()
+    assert tool.records([path]) == 0
+    assert set(json.loads(results.read_text())) == {"a", "mnist"}
+    assert tool.records([path]) == 0
+    assert "of the present code" in capsys.readouterr().out
+
+    # An older result that the code still names stays, and nobody is told to delete it.
+    (results.parent / "data").rmdir()
+    path = store(notebook(RECORD, "course.record('a', {1: 2})", late + "course.record('mnist', {})", full=True))
+    assert tool.records([path]) == 0
+    captured = capsys.readouterr()
+    assert said in captured.out and "delete" not in captured.err
+    record = json.loads(results.read_text())
+    assert record["mnist"]["code_hash"] != record["a"]["code_hash"] == tool.code_hash(tool.read(path))
 
 
-def test_a_full_run_that_records_nothing_is_a_problem(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_RESULTS", str(tmp_path))
-    with pytest.raises(tool.Problem, match="recorded nothing"):
-        tool.stamp_record("00_small", "x")
+def test_a_run_stamps_only_what_it_made_itself(store, results, capsys):
+    """An earlier run ended in an error behind its first result; the next one makes the other result only."""
+    path = store(notebook(RECORD, "if False:\n    course.record('a', {})", "course.record('b', {})", full=True))
+    results.write_text(json.dumps({"a": {"metrics": {}, "seconds": 1.0, "device": "cpu"}}))
+    assert tool.state(tool.read(path), tool.read_record("00_small"), "cpu")[0] == "old"
+    assert tool.records([path]) == 0
+    assert "incomplete: a is missing or older" in capsys.readouterr().out
+    record = json.loads(results.read_text())
+    code = tool.code_hash(tool.read(path))
+    assert record["b"]["code_hash"] == code != record["a"]["code_hash"]
+
+
+def entry(code, device="cpu", **more):
+    return {"code_hash": code, "device": device, "seconds": 10.0, **more}
+
+
+def test_what_is_current_depends_on_the_device():
+    nb = notebook("device = 1", "course.record('a', {})\ncourse.record('b', {})")
+    new = tool.code_hash(nb)
+
+    def worth(here, **record):
+        return tool.state(nb, record, here)
+
+    assert tool.kind(nb, gpu=True) == "cuda" and tool.kind(nb, gpu=False) == "cpu"
+    cpu, gpu, old = entry(new), entry(new, "cuda"), entry("before")
+    assert worth("cpu", a=cpu, b=cpu) == ("current", [])
+    assert worth("cuda", a=cpu, b=cpu) == ("old", ["a", "b"])  # a GPU can make it better
+    assert worth("cpu", a=gpu, b=gpu) == worth("cuda", a=gpu, b=gpu) == ("current", [])
+    assert worth("cuda", a=gpu, b=cpu) == ("incomplete", ["b"])
+    assert worth("cpu", a=cpu, b=old) == worth("cpu", a=cpu) == ("incomplete", ["b"])
+    assert worth("cpu", a=old, b=old)[0] == worth("cpu")[0] == worth("cuda", a=entry("before", "cuda"))[0] == "old"
+    unstamped = {"device": "cpu", "seconds": 1.0}  # stored anew by a run that did not end
+    assert worth("cpu", a=cpu, b=unstamped)[0] == "old"
+    # Made where a GPU was there and not used: a second run there would change nothing.
+    there = entry(new, "cpu", offered="cuda")
+    assert worth("cuda", a=there, b=gpu) == worth("cpu", a=there, b=gpu) == ("current", [])
+
+
+def test_a_chapter_that_never_names_the_device_needs_no_second_record_on_a_gpu():
+    nb = notebook("course.record('a', {})")
+    assert tool.kind(nb, gpu=True) == "cpu"
+    assert tool.state(nb, {"a": entry(tool.code_hash(nb))}, tool.kind(nb, gpu=True)) == ("current", [])
+
+
+def test_results_of_two_devices_stand_side_by_side(store, results, capsys):
+    made = "course.record('ladder' if device == 'cpu' else 'gpu', {})"
+    nb = notebook(RECORD, "device = 'cpu'", made, "if device != 'cpu':\n    course.record('gpu memory', {})", full=True)
+    assert tool.promised(nb) == [("ladder", "gpu"), ("gpu memory",)]
+    new = tool.code_hash(nb)
+    ours = {"ladder": entry(new)}
+    theirs = {"gpu": entry(new, "cuda"), "gpu memory": entry(new, "cuda")}
+    assert tool.state(nb, ours, "cpu") == ("current", [])
+    assert tool.state(nb, ours | theirs, "cuda") == tool.state(nb, ours | theirs, "cpu") == ("current", [])
+    assert tool.state(nb, ours, "cuda") == ("old", ["ladder or gpu", "gpu memory"])
+    assert tool.state(nb, {"ladder": entry("before")} | theirs, "cpu")[0] == "old"
+    assert tool.state(nb, {"ladder": entry("before")} | theirs, "cuda") == ("current", [])
+
+    # After a change of the code each device makes its own; the other's are not called "no longer made".
+    results.write_text(json.dumps({"ladder": entry("x"), "gpu": entry("x", "cuda"), "gpu memory": entry("x", "cuda")}))
+    assert tool.records([store(nb)]) == 0
+    captured = capsys.readouterr()
+    assert "00_small: recorded" in captured.out and captured.err == ""
+    record = json.loads(results.read_text())
+    assert record["ladder"]["code_hash"] == new and record["gpu"] == entry("x", "cuda")
+
+
+def test_a_result_of_a_gpu_is_not_replaced_by_one_of_a_cpu_unasked(store, results, monkeypatch, capsys):
+    path = store(notebook(RECORD, "course.record('a', {})", full=True))
+    results.write_text(json.dumps({"a": entry("before", "cuda")}))
+    before = results.read_bytes()
+    assert tool.records([path]) == 0
+    assert "00_small: not current, but made on a GPU: a (--force makes it on this CPU)" in capsys.readouterr().out
+    assert results.read_bytes() == before
+    with monkeypatch.context() as there:
+        there.setattr(tool, "gpu_here", lambda: True)
+        assert tool.records([path]) == 0
+    assert "recorded" in capsys.readouterr().out
+    results.write_bytes(before)
+    assert tool.records([path], force=True) == 0
+    assert json.loads(results.read_text())["a"]["device"] == "cpu"
+
+
+def test_names_that_cannot_be_read_off_the_code_are_refused(store, results, capsys):
+    assert tool.promised(notebook("course.record(CARD + 'a', {})")) == [("a", "gpu a")]
+    nb = notebook("x = 1", "name = 'a'\ncourse.record(name, {})", full=True)
+    with pytest.raises(tool.Problem, match=r"code cell 2 .* not course\.record\(name, …\)"):
+        tool.promised(nb)
+    for other in (
+        "course.record(f'{x} a', {})",
+        "course.record('a' if x else name, {})",
+        "course.record(name + 'a', {})",
+    ):
+        with pytest.raises(tool.Problem, match="read off its code"):
+            tool.promised(notebook(other))
+    assert tool.records([store(nb)]) == 1
+    assert "read off its code" in capsys.readouterr().err
+    with pytest.raises(tool.Problem, match="plain Python"):
+        tool.promised(notebook("%time course.record('a', {})"))
+    assert tool.promised(notebook("course.record('a', {})\nevent.record(stream)\ncourse.recorded('b')")) == [("a",)]
+
+
+def test_the_chapters_say_what_they_record():
+    for path in tool.chapters():
+        nb = tool.read(path)
+        assert bool(tool.promised(nb)) == bool(nb.metadata.get("making_data", {}).get("full")), path.stem
+
+
+def test_a_full_run_that_records_nothing_is_a_problem(store, results, capsys):
+    path = store(notebook(RECORD, "if False:\n    course.record('a', {})", full=True))
+    assert tool.records([path]) == 1
+    assert "recorded nothing" in capsys.readouterr().err
+    results.write_text(json.dumps({"a": entry("before")}))
+    assert tool.records([path]) == 1
+    assert "recorded nothing" in capsys.readouterr().err
+
+
+def test_a_long_cell_shows_life(store, results, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "PULSE", 0.2)
+    path = store(notebook(RECORD, "import time\ntime.sleep(1.5)", "course.record('a', {})", full=True))
+    results.write_text(json.dumps({"a": entry("before")}))
+    before = path.read_bytes()
+    assert tool.records([path]) == 0
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if "cell 2/3 runs" in line]
+    assert len(lines) >= 2 and all(line.startswith("00_small: ") and ", left: " in line for line in lines)
+    assert any("left: 8 s" in line or "left: 9 s" in line for line in lines), lines  # of the 10 s of the last record
+    assert captured.err == "" and path.read_bytes() == before
+    assert not [one for one in threading.enumerate() if one.daemon and "beat" in one.name]
+
+
+def test_a_full_run_takes_one_thread_unless_more_are_asked_for(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert [tool.environment("full")[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")] == ["1", "1"]
+    assert "CUDA_VISIBLE_DEVICES" not in tool.environment("full")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert [tool.environment("full")[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")] == ["4", "4"]
+    assert [tool.environment("live")[name] for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")] == ["1", ""]
+
+
+def test_seconds_are_expected_from_runs_on_the_same_device():
+    record = {"ladder": entry("x"), "b": entry("x"), "gpu": entry("x", "cuda")}
+    assert tool.seconds_of(record, "cpu") == 20 and tool.seconds_of(record, "cuda") == 10
+    assert tool.seconds_of({"a": entry("x")}, "cuda") is None and tool.seconds_of({}, "cpu") is None
 
 
 def test_the_forecast_says_what_it_knows():

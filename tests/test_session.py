@@ -112,6 +112,50 @@ def test_record_merges_and_tells_where_it_comes_from(tmp_path):
     assert [p.name for p in (tmp_path / "results").glob("*.part")] == []
 
 
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU as far as a session sees it: its name, and a count of how often its memory was asked for."""
+    asked = {"allocation.all.allocated": 3}  # something was there before the chapter began
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some card")
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: asked)
+    real = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": real())
+    return asked
+
+
+def test_a_record_names_the_gpu_only_where_its_work_ran_there(card, capsys):
+    course = session.start("demo", profile="full")
+    assert "Some card" in capsys.readouterr().out
+    course.record("rule", {"x": 1})
+    card["allocation.all.allocated"] += 40
+    course.record("net", {"x": 1})
+    course.record("table", {"x": 1})  # nothing new was computed on the card since
+    where = {name: tuple(course.recorded(name)[key] for key in ("device", "offered")) for name in ("rule", "net")}
+    assert where == {"rule": ("cpu", "cuda"), "net": ("cuda", "cuda")}
+    assert course.recorded("net")["hardware"] == "Some card"
+    for name in ("rule", "table"):
+        assert course.recorded(name)["device"] == "cpu" and course.recorded(name)["hardware"].startswith("CPU ")
+
+
+def test_a_record_on_the_cpu_never_asks_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: pytest.fail("asked"))
+    course = session.start("demo", profile="full")
+    course.record("a", {"x": 1})
+    assert [course.recorded("a")[key] for key in ("device", "offered")] == ["cpu", "cpu"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_count_of_a_real_gpu_rises_with_its_work():
+    course = session.start("demo", profile="full")
+    torch.ones(3).sum()
+    course.record("cpu", {"x": 1})
+    torch.ones(3, device="cuda").sum()
+    course.record("gpu", {"x": 1})
+    assert [course.recorded(name)["device"] for name in ("cpu", "gpu")] == ["cpu", "cuda"]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), torch.tensor([1.0, float("nan")])])
 def test_what_cannot_be_recorded_is_refused_in_both_profiles(value):
     for profile in session.PROFILES:

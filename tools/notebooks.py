@@ -2,7 +2,7 @@
 
     python tools/notebooks.py run     [CHAPTERS]          execute in the live profile, store outputs, stamp
     python tools/notebooks.py check   [CHAPTERS] [-- …]   one nbval pass without network; writes _build/timings.md
-    python tools/notebooks.py records [CHAPTERS]          execute in the full profile; resumes where it stopped
+    python tools/notebooks.py records [CHAPTERS]          execute in the full profile; skips what is recorded (--force)
     python tools/notebooks.py stamp   [CHAPTERS]          write the repository's address into links and install cells
 
 CHAPTERS are numbers or names ("00", "00 03", "00_start_here"); none means all. What follows `--` goes to pytest.
@@ -18,7 +18,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +33,7 @@ MAX_BYTES = 1_500_000
 BUDGET, LARGE_BUDGET, LARGE_CHAPTERS, ALL_CHAPTERS = 40, 80, 7, 25 * 60
 MARGIN = 1.75  # CPU seconds of the same work differ by up to half when the other core is busy
 MAX_MEGABYTES = 2000
+PULSE = 30  # seconds between two signs of life from a long cell
 
 COLAB = "https://colab.research.google.com/github/"
 LINK = re.compile(r"\[Open in Colab\]\([^)]*\)")
@@ -191,11 +194,15 @@ USAGE = f"(lambda scope: (exec({inspect.getsource(usage)!r}, scope), scope['usag
 
 
 def environment(profile: str) -> dict[str, str]:
-    """Return the environment of a kernel. Stored runs come from one CPU thread, without progress bars."""
+    """Return the environment of a kernel: one CPU thread and no progress bars.
+
+    A live run sees no GPU. A full run may use the GPU, and as many threads as a set OMP_NUM_THREADS says.
+    """
     settings = {"COURSE_PROFILE": profile, "COURSE_RESULTS": str(results()), "TQDM_DISABLE": "1"}
     if profile == "live":
-        settings |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return settings
+        return settings | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    threads = os.environ.get("OMP_NUM_THREADS") or "1"
+    return settings | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": os.environ.get("MKL_NUM_THREADS") or threads}
 
 
 def ask(client, expression: str):
@@ -393,26 +400,122 @@ def read_record(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
 
 
-def is_current(record: dict, code: str) -> bool:
-    """Whether every entry was stamped by a complete run of the present code."""
-    return bool(record) and all(entry.get("code_hash") == code for entry in record.values())
+def write_record(name: str, record: dict) -> None:
+    write(record_path(name), json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def stamp_record(name: str, code: str) -> None:
-    """Stamp what the run just made (storing an entry anew drops its stamp); stop when it left an older one alone."""
-    record = read_record(name)
-    if not record:
-        raise Problem("the full run recorded nothing: call session.record")
-    older = [key for key, entry in record.items() if entry.get("code_hash", code) != code]
-    new = {key: entry if key in older else {**entry, "code_hash": code} for key, entry in record.items()}
-    write(record_path(name), json.dumps(new, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    if older:
-        raise Problem(f"these results are no longer made, delete them from {record_path(name).name}: {older}")
+def promised(notebook) -> list[tuple[str, ...]]:
+    """Return the names that the code records, as the first argument of `course.record` says them.
+
+    Each is a tuple: one name, or two of which a run makes one, as in `"name" if … else "other"` and `CARD + "name"`
+    (CARD is "gpu " on a GPU, else empty).
+    """
+    groups = []
+    for cell in (cell for cell in code_cells(notebook) if "course.record(" in cell.source):
+        try:
+            tree = ast.parse(cell.source)
+        except SyntaxError as error:
+            raise Problem(f"{place(notebook, cell)} records, so it has to be plain Python: {error}") from None
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.record" and node.args:
+                if (names := names_in(node.args[0])) is None:
+                    raise Problem(
+                        f"{place(notebook, cell)}: which results a chapter makes is read off its code: write "
+                        f'course.record("name", …), not course.record({ast.unparse(node.args[0])}, …)'
+                    )
+                groups.append(names)
+    return list(dict.fromkeys(groups))
 
 
-def seconds_of(record: dict) -> float | None:
-    """Return how long the last run took up to its last result, or None when there was none."""
-    return sum(entry["seconds"] for entry in record.values()) if record else None
+def names_in(first: ast.expr) -> tuple[str, ...] | None:
+    match first:
+        case ast.Constant(value=str(name)):
+            return (name,)
+        case ast.IfExp(body=ast.Constant(value=str(name)), orelse=ast.Constant(value=str(other))):
+            return name, other
+        case ast.BinOp(left=ast.Name(id="CARD"), op=ast.Add(), right=ast.Constant(value=str(name))):
+            return name, f"gpu {name}"
+    return None
+
+
+def gpu_here() -> bool:
+    """Whether a full run would use a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def kind(notebook, gpu: bool) -> str:
+    """Return the device that counts for a chapter here; one that never names the device computes on the CPU."""
+    return "cuda" if gpu and any("device" in cell.source for cell in code_cells(notebook)) else "cpu"
+
+
+def offered(entry: dict) -> str:
+    """Return the device that was there when the entry was made, whether its work used it or not."""
+    return entry.get("offered") or entry.get("device") or "cpu"
+
+
+def state(notebook, record: dict, here: str) -> tuple[str, list[str]]:
+    """Return what a record is worth on the device `here` ("cpu" or "cuda"), and the names of what is not current.
+
+    "current": every promised result was stamped by a complete run of the present code; on a GPU, by a run with a GPU
+    (and everywhere, when it was). "incomplete": some were, others are missing or older: their data were not there.
+    "old": all others, also the record of a run that did not end (storing an entry anew drops its stamp).
+    """
+    code = code_hash(notebook)
+    other = "gpu" if here == "cpu" else "cpu"  # a result whose name begins so can be made there only
+    groups = [group for group in promised(notebook) if not all(name.startswith(other) for name in group)]
+    good, bad, interrupted = [], [], False
+    for group in groups:
+        entries = [record[name] for name in group if name in record]
+        entries = [entry for entry in entries if offered(entry) == here] or entries
+        stamps = [entry.get("code_hash") for entry in entries if here == "cpu" or offered(entry) == "cuda"]
+        interrupted = interrupted or None in stamps
+        (good if code in stamps else bad).append(" or ".join(group))
+    if interrupted or not good:
+        return "old", bad
+    return ("incomplete" if bad else "current"), bad
+
+
+def gpu_made(notebook, record: dict) -> list[str]:
+    """Return the results of a GPU that a run on the CPU would replace."""
+    names = [group[0] for group in promised(notebook) if len(group) == 1 and not group[0].startswith("gpu")]
+    return [name for name in names if record.get(name, {}).get("device") == "cuda"]
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("COURSE_DATA") or ROOT / "data")
+
+
+def set_apart(name: str) -> None:
+    """Mark what a run left behind that did not end: the next run must not stamp it as its own."""
+    if record := read_record(name):
+        write_record(name, {key: {"code_hash": "of a run that did not end", **entry} for key, entry in record.items()})
+
+
+def stamp_record(name: str, notebook, here: str) -> None:
+    """Stamp what a complete run just made, and say what it left out; stop when the code makes an entry no longer."""
+    record, code = read_record(name), code_hash(notebook)
+    made = [key for key, entry in record.items() if "code_hash" not in entry]
+    if not made:
+        raise Problem("the full run recorded nothing: call course.record")
+    new = {key: {**entry, "code_hash": code} if key in made else entry for key, entry in record.items()}
+    write_record(name, new)
+    if (left := state(notebook, new, here))[0] != "current":
+        print(incomplete(name, left[1]), flush=True)
+    named = {one for group in promised(notebook) for one in group}
+    if gone := [key for key in record if key not in named]:
+        raise Problem(f"these results are no longer made, delete them from {record_path(name).name}: {gone}")
+
+
+def incomplete(name: str, left: list[str]) -> str:
+    return f"{name}: incomplete: {', '.join(left)} is missing or older (is COURSE_DATA set?)"
+
+
+def seconds_of(record: dict, here: str) -> float | None:
+    """Return how long the last run on such a device took up to its last result, or None when there was none."""
+    known = [entry["seconds"] for entry in record.values() if offered(entry) == here]
+    return sum(known) if known else None
 
 
 def forecast(elapsed: float, expected: list[float | None]) -> str:
@@ -429,31 +532,70 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
+@contextmanager
+def pulse(tell):
+    """Call tell() every PULSE seconds from beside: a cell of many minutes says nothing itself."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(PULSE):
+            tell()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def records(paths: list[Path], *, force: bool = False) -> int:
-    """Execute chapters in the full profile, which stores its results under book/results; finished ones are skipped."""
-    todo = []
+    """Execute chapters in the full profile, which stores its results under book/results.
+
+    What is current on this device is skipped, and so is what would replace a GPU's results by those of a CPU; `force`
+    makes both. An incomplete record is made again where there is a data folder.
+    """
+    todo, gpu, failed = [], gpu_here(), 0
     for path in paths:
-        notebook = read(path)
+        notebook, record = read(path), read_record(path.stem)
+        here = kind(notebook, gpu)
         if not notebook.metadata.get("making_data", {}).get("full"):
             print(f"{path.stem}: has no full profile")
-        elif not force and is_current(read_record(path.stem), code_hash(notebook)):
+            continue
+        try:
+            worth, left = state(notebook, record, here)
+            kept = [] if gpu else gpu_made(notebook, record)
+        except Problem as problem:
+            failed += 1
+            print(f"{path.stem}: {problem}\n", file=sys.stderr, flush=True)
+            continue
+        if not force and worth == "current":
             print(f"{path.stem}: its record is of the present code (--force makes it again)")
+        elif not force and worth == "incomplete" and not data_folder().is_dir():
+            print(incomplete(path.stem, left))
+        elif not force and kept:
+            print(f"{path.stem}: not current, but made on a GPU: {', '.join(kept)} (--force makes it on this CPU)")
         else:
-            todo.append((path.stem, notebook))
-    expected = [seconds_of(read_record(name)) for name, _ in todo]
-    failed = 0
-    for position, (name, notebook) in enumerate(todo):
-        began, cells = time.monotonic(), code_cells(notebook)
+            todo.append((path.stem, notebook, here))
+    expected = [seconds_of(read_record(name), here) for name, _, here in todo]
+    for position, (name, notebook, here) in enumerate(todo):
+        began, cells, at = time.monotonic(), code_cells(notebook), [1]  # at: the number of the running cell
 
-        def tell(cell, alt, name=name, cells=cells, began=began, expected=expected[position:]):
+        def tell(what, name=name, cells=cells, began=began, at=at, expected=expected[position:]):
             elapsed = time.monotonic() - began
-            number = 1 + next(i for i, other in enumerate(cells) if other is cell)
             left = forecast(elapsed, expected)
-            print(f"{name}: cell {number}/{len(cells)}, {minutes(elapsed)} so far, left: {left}", flush=True)
+            print(f"{name}: cell {at[0]}/{len(cells)} {what}, {minutes(elapsed)} so far, left: {left}", flush=True)
+
+        def after(cell, alt, tell=tell, at=at):
+            tell("done")
+            at[0] += 1
 
         try:
-            used = execute(notebook, "full", seconds=None, after=tell)
-            stamp_record(name, code_hash(notebook))
+            set_apart(name)
+            with pulse(lambda tell=tell: tell("runs")):
+                used = execute(notebook, "full", seconds=None, after=after)
+            stamp_record(name, notebook, here)
         except Problem as problem:
             failed += 1
             print(f"{name}: {problem}\n", file=sys.stderr, flush=True)
