@@ -407,24 +407,39 @@ def write_record(name: str, record: dict) -> None:
 def promised(notebook) -> list[tuple[str, ...]]:
     """Return the names that the code records, as the first argument of `course.record` says them.
 
-    Each is a tuple: one name, or two of which a run makes one, as in `"name" if … else "other"` and `CARD + "name"`
-    (CARD is "gpu " on a GPU, else empty).
+    Each is a tuple: one name, or two of which a run makes one, as in `"name" if … else "other"`, in the two branches of
+    an `if`, and in `CARD + "name"` (CARD is "gpu " on a GPU, else empty).
     """
-    groups = []
+    groups, pairs = [], []
     for cell in (cell for cell in code_cells(notebook) if "course.record(" in cell.source):
         try:
             tree = ast.parse(cell.source)
         except SyntaxError as error:
             raise Problem(f"{place(notebook, cell)} records, so it has to be plain Python: {error}") from None
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.record" and node.args:
+            if isinstance(node, ast.If):
+                pairs.append(
+                    [
+                        [line.value for line in part if is_record(getattr(line, "value", None))]
+                        for part in (node.body, node.orelse)
+                    ]
+                )
+            if is_record(node):
                 if (names := names_in(node.args[0])) is None:
                     raise Problem(
                         f"{place(notebook, cell)}: which results a chapter makes is read off its code: write "
                         f'course.record("name", …), not course.record({ast.unparse(node.args[0])}, …)'
                     )
                 groups.append(names)
+    for one, other in pairs:
+        if len(one) == len(other) == 1:
+            pair = [names_in(call.args[0]) for call in (one[0], other[0])]
+            groups = [name for name in groups if name not in pair] + [pair[0] + pair[1]]
     return list(dict.fromkeys(groups))
+
+
+def is_record(node) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "course.record" and bool(node.args)
 
 
 def names_in(first: ast.expr) -> tuple[str, ...] | None:
