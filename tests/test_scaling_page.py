@@ -105,7 +105,7 @@ def test_several_machines_as_the_formula_says(page):
 @pytest.mark.slow
 def test_the_script_trains_two_processes_as_one(tmp_path):
     (script,) = SCRIPT
-    assert len([line for line in script.splitlines() if line]) == 8
+    assert len([line for line in script.splitlines() if line]) < 10
     ends = {}
     for count in (1, 2):
         folder = tmp_path / str(count)

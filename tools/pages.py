@@ -404,21 +404,27 @@ def speeds(root=ROOT):
         f"{len(rows)} ratios, {len(goals)} of them with a goal; {len(goals) - len(missed)} goals were reached.",
         "",
     ]
-    for bench in dict.fromkeys(row["bench"] for row in rows):
+    found = dict.fromkeys(row["bench"] for row in rows)
+    for bench in [*(bench for bench in BENCHES if bench in found), *(bench for bench in found if bench not in BENCHES)]:
         body = []
         for row in rows:
             if row["bench"] == bench:
                 sign = {"at least": "≥", "at most": "≤"}[row["direction"]]
-                goal = "–" if row["goal"] is None else f"{sign}\u00a0{number_text(row['goal'])}"
-                told = [cell_text(row[key]) or "–" for key in ("beside", "arithmetic")]
-                measured = f"{number_text(row['ratio'])} {one_line(row['unit'])}"
                 word = f"**{row['verdict']}**" if row["verdict"] == "missed" else row["verdict"]
-                body.append([cell_text(row["work"]), *told, measured, goal, word])
-        head = ["work", "beside", "arithmetic", "measured", "goal", "verdict"]
+                goal = "–" if row["goal"] is None else f"{sign}\u00a0{number_text(row['goal'])}: {word}"
+                work = cell_text(row["work"]) + (f", {row['arithmetic']}" if row["arithmetic"] else "")
+                measured = f"{number_text(row['ratio'])} {one_line(row['unit'])}"
+                body.append([work, cell_text(row["beside"]), measured, goal])
         run = stored["runs"][bench]
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
         where = f"Measured on: {run['hardware']}, {run['date']}; {versions}; commit `{run['commit']}`."
-        lines += [f"### {BENCHES.get(bench, bench)}", "", *table(head, body), where, ""]
+        lines += [
+            f"### {BENCHES.get(bench, bench)}",
+            "",
+            *table(["work", "beside", "measured", "goal"], body),
+            where,
+            "",
+        ]
     return "\n".join(lines)
 
 

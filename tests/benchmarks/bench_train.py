@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from side_by_side import hand_over, per_item, ratio, row, take_turns
 from torch import nn
 
-from course_utils import losses
+from course_utils import losses, session
 from course_utils.data import ImageSet, batches
 from course_utils.nets import VAE, Classifier
 from course_utils.rules import draw_digits
@@ -308,7 +308,7 @@ def rivals(part: ImageSet, batch: int, plain, ours) -> dict:
         return plain(part, batch)
 
     made = {"plain": fresh_plain}
-    for half in [False] + [True] * torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    for half in [False] + [True] * session._has_bf16(torch.device("cpu")):
         for kind in ("limit", "bare", "fit"):
 
             def fresh(half=half, kind=kind):
@@ -316,13 +316,17 @@ def rivals(part: ImageSet, batch: int, plain, ours) -> dict:
                 parts, step = batches(part, batch, torch.Generator().manual_seed(2)), ours(half)
                 resident = [next(iter(parts))] * len(parts)
 
+                def arithmetic():
+                    return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
+
                 def work():
-                    with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-                        if kind == "fit":
+                    if kind == "fit":
+                        with arithmetic():
                             fit(step, parts, 1)
-                        else:
-                            for x, y in resident if kind == "limit" else parts:
-                                step(x, y)
+                        return
+                    for x, y in resident if kind == "limit" else parts:
+                        with arithmetic():  # leaving it drops the half-precision weights, which the step made stale
+                            step(x, y)
 
                 return work
 
