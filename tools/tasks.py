@@ -69,7 +69,10 @@ def unit_step(*words: str) -> Step:
     """Return the run of unit tests, file rules and doctests, on two workers with one thread each."""
     workers = os.environ.get("WORKERS", "2")
     later = [f"--ignore=tests/{name}" for name in ("test_browser.py", "test_colab.py", "benchmarks")]
-    command = pytest("-n", workers, "--doctest-modules", "course_utils", "tools", "tests", *later, *words)
+    # worksteal: the slow tests lie side by side, and shared out in lumps they would all be one worker's
+    command = pytest(
+        "-n", workers, "--dist", "worksteal", "--doctest-modules", "course_utils", "tools", "tests", *later, *words
+    )
     return Step(
         "unit tests, file rules, doctests", command, hint="One test alone: .venv/bin/pytest tests/FILE.py::NAME"
     )
