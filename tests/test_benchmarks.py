@@ -302,7 +302,7 @@ def test_the_page_loses_no_row_and_says_the_verdict(tmp_path):
     assert found["digits"] == ["plain loop", "15,284 × speed", "≥\u00a010,000: reached"]
     assert found["import, float32"][2:] == ["≤\u00a01.15: reached"]
     assert text.index("### Training") < text.index("### Making") < text.index("### bench_new")
-    assert "4 ratios, 3 of them with a goal; 2 goals were reached." in text
+    assert "4 measurements, 3 of them with a goal; 2 goals were reached." in text
     for fact in ("Some Processor", "2026-11-22", "torch 2.15.0", "`abc1234`", "### bench_new"):
         assert fact in text, fact
 

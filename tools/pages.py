@@ -401,7 +401,7 @@ def speeds(root=ROOT):
     goals = [row for row in rows if row["goal"] is not None]
     missed = [row for row in goals if row["verdict"] == "missed"]
     lines = [
-        f"{len(rows)} ratios, {len(goals)} of them with a goal; {len(goals) - len(missed)} goals were reached.",
+        f"{len(rows)} measurements, {len(goals)} of them with a goal; {len(goals) - len(missed)} goals were reached.",
         "",
     ]
     found = dict.fromkeys(row["bench"] for row in rows)
