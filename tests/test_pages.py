@@ -224,6 +224,60 @@ def test_a_published_comparison_with_nothing_is_refused(tree, keys):
         pages.published(tree)
 
 
+def write_measured(tree, **more):
+    one = {
+        "says": "about {gap:+.1f} points, {share:.0%} of {n:,.0f}",
+        "numbers": {
+            "a": ["00_start_here", "bound", "plain", "all"],
+            "n": ["00_start_here", "bound", "plain", "pair", 1],
+            "share": ["00_start_here", "bound", "plain", "deals", "right"],
+            "gap": "a - 5",
+        },
+        "holds": "gap < 0 and share == 0.5",
+        **more,
+    }
+    (tree / "book/measured.yml").write_text(yaml.safe_dump({"gap": one}), encoding="utf-8")
+
+
+def test_a_sentence_gets_its_numbers_from_the_records(tree):
+    assert pages.measured(tree) == {}
+    write_measured(tree)
+    assert "not recorded yet" in pages.measured(tree)["gap"]
+    deals = [{"right": 0.25}, {"right": 0.75}]
+    metrics = {"plain": {"all": [2.0, 4.0], "pair": [0.0, 1234.0], "deals": deals}}
+    write_record(tree, {"bound": {**RECORD, "metrics": metrics}})
+    assert (
+        pages.measured(tree)["gap"]
+        == (
+            ":::{div} measured\n**Measured:** about −2.0 points, 50\u00a0% of 1,234 (00 · Start here)\n:::\n"  # not linked yet
+        )
+    )
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"holds": "gap > 0"}, r"no longer say what .gap. says .*gap = −2"),
+    ({"numbers": {"gap": ["00_start_here", "bound", "plain", "pair", 2]}}, "no bound · plain · pair · 2"),
+    ({"numbers": {"gap": ["00_start_here", "bound", "plain", "all", "right"]}}, "no bound · plain · all · right"),
+])  # fmt: skip
+def test_a_sentence_that_the_records_contradict_is_refused(tree, change, message):
+    write_record(tree, {"bound": {**RECORD, "metrics": {"plain": {"all": [3.0], "pair": [0.0, 1.0],
+                                                                  "deals": [{"right": 0.5}]}}}})  # fmt: skip
+    write_measured(tree, **change)
+    with pytest.raises(ValueError, match=message):
+        pages.measured(tree)
+
+
+def test_every_measured_sentence_stands_on_a_page_and_is_recorded():
+    """A sentence without a page is dead; a page whose sentence is missing does not build."""
+    sentences = pages.measured()
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
+    used = re.findall(r"_generated/measured_(\w+)\.md", text)
+    assert set(used) == set(sentences)
+    for name, sentence in sentences.items():
+        assert "not recorded" not in sentence, name
+        assert "](../notebooks/" in sentence and "nan" not in sentence, name
+
+
 def test_the_cost_of_a_million(tree):
     assert pages.cost(tree) == "Not recorded yet.\n"
     made = {"slow": {"images_per_second": 1000.0}, "fast": {"images_per_second": 50_000.0}}

@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import math
+import string
 import sys
 from pathlib import Path
 
@@ -444,9 +445,13 @@ def recorded(root, chapter, name, *keys):
     if value is None:
         return None
     for key in keys:
-        if not isinstance(value, dict) or str(key) not in value:
-            raise ValueError(f"book/results/{chapter}.json has no {' · '.join(map(str, (name, *keys)))}")
-        value = value[str(key)]
+        try:
+            if isinstance(value, list):  # a place in a list, or the same key of each of its members
+                value = value[key] if isinstance(key, int) else [one[key] for one in value]
+            else:
+                value = value[str(key)]
+        except (LookupError, TypeError):
+            raise ValueError(f"book/results/{chapter}.json has no {' · '.join(map(str, (name, *keys)))}") from None
     values = value if isinstance(value, list) else [value]
     if not values or not all(is_number(one) for one in values):
         raise ValueError(f"{chapter}.json: {' · '.join(map(str, (name, *keys)))} is no number and no list of numbers")
@@ -470,6 +475,43 @@ def published(root=ROOT):
         lines += [f"### {item['title']}", "", f"In {item['unit']}.", ""]
         lines += [*table(["", "value", "source"], rows), f"What differs: {one_line(item['differs'])}", ""]
     return "\n".join(lines)
+
+
+class Sentence(string.Formatter):
+    """`str.format` with a true minus sign and no space before a per cent sign that could be left alone on a line."""
+
+    def format_field(self, value, spec):
+        return super().format_field(value, spec).replace("-", "−").replace("%", "\u00a0%")
+
+
+def compute(expression, numbers):
+    """The value of an expression of book/measured.yml: our own file, so this is a convenience and no sandbox."""
+    return eval(expression, {"__builtins__": {}, "abs": abs, "max": max, "min": min}, numbers)
+
+
+def measured(root=ROOT):
+    """The sentences of book/measured.yml by name: numbers out of the records, chapters linked.
+
+    A sentence that its records contradict (`holds` is false) is refused, so that it cannot outlive them.
+    """
+    path, chapters = root / "book/measured.yml", {chapter["name"]: chapter for chapter in chapter_list(root)}
+    lines = {}
+    for name, one in yaml.safe_load(path.read_text(encoding="utf-8")).items() if path.exists() else ():
+        sources = [source for source in one["numbers"].values() if isinstance(source, list)]
+        numbers = {key: recorded(root, *source) for key, source in one["numbers"].items() if isinstance(source, list)}
+        if None in numbers.values():
+            lines[name] = ":::{div} measured\n**Measured:** not recorded yet.\n:::\n"
+            continue
+        for key, source in one["numbers"].items():
+            if isinstance(source, str):
+                numbers[key] = compute(source, numbers)
+        if not compute(one["holds"], numbers):
+            found = ", ".join(f"{key} = {number_text(value)}" for key, value in numbers.items())
+            raise ValueError(f"book/measured.yml: the records no longer say what {name!r} says ({found})")
+        where = [link(chapters[chapter]) for chapter in dict.fromkeys(source[0] for source in sources)]
+        text = f"**Measured:** {Sentence().format(one_line(one['says']), **numbers)} ({', '.join(where)})"
+        lines[name] = f":::{{div}} measured\n{text}\n:::\n"
+    return lines
 
 
 def cost(root=ROOT):
@@ -661,6 +703,8 @@ def main(root=ROOT):
     take_pictures(root)
     for name, make in PARTS.items():
         write(folder / f"{name}.md", make(root).encode())
+    for name, sentence in measured(root).items():
+        write(folder / f"measured_{name}.md", sentence.encode())
     return 0
 
 

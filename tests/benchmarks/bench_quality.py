@@ -116,15 +116,15 @@ def within(seconds: float, move: Callable[[int, float], None]) -> int:
 class Gen(nn.Module):
     """z (B, 64) and y (B,) → images (B, 1, 28, 28); the last layer writes the four pixels of a block at once."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 32, classes: int = 10):
         super().__init__()
-        self.first, self.width = nn.Linear(LATENT + 10, 2 * width * 49), width
+        self.first, self.width, self.classes = nn.Linear(LATENT + classes, 2 * width * 49), width, classes
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in (2 * width, width))
         self.up = nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False)
         self.last = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = self.first(torch.cat([z, F.one_hot(y, 10).to(z.dtype)], 1))
+        h = self.first(torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1))
         h = h.view(-1, 7, 7, 2 * self.width).permute(0, 3, 1, 2)  # channels last
         h = F.leaky_relu(self.norms[0](h), 0.2)
         h = F.leaky_relu(self.norms[1](self.up(h)), 0.2)
@@ -134,10 +134,10 @@ class Gen(nn.Module):
 class Disc(nn.Module):
     """Images and labels → logits (B,), by projection. A product of matrices where a 7×7 convolution would be slow."""
 
-    def __init__(self, width: int = 32, dim: int = 128):
+    def __init__(self, width: int = 32, classes: int = 10, dim: int = 128):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(4, width, 3, padding=1), nn.Conv2d(width, 2 * width, 4, 2, 1)])
-        self.hidden, self.psi, self.v = nn.Linear(2 * width * 49, dim), nn.Linear(dim, 1), nn.Embedding(10, dim)
+        self.hidden, self.psi, self.v = nn.Linear(2 * width * 49, dim), nn.Linear(dim, 1), nn.Embedding(classes, dim)
         nn.init.zeros_(self.v.weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ def game(images: Tensor, labels: Tensor, seconds: float, *, seed: int = 0, batch
     """Train a conditional GAN within a budget; return the averaged generator and the number of steps."""
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    gen, disc = channels_last(Gen(), Disc())
+    classes = int(labels.max()) + 1
+    gen, disc = channels_last(Gen(classes=classes), Disc(classes=classes))
     gen_optimiser, disc_optimiser = (Adam(net.parameters(), betas=(0.0, 0.95), fused=True) for net in (gen, disc))
     now = [value for value in gen.state_dict().values() if value.is_floating_point()]
     average = [value.clone() for value in now]
