@@ -246,11 +246,8 @@ def test_a_sentence_gets_its_numbers_from_the_records(tree):
     deals = [{"right": 0.25}, {"right": 0.75}]
     metrics = {"plain": {"all": [2.0, 4.0], "pair": [0.0, 1234.0], "deals": deals}}
     write_record(tree, {"bound": {**RECORD, "metrics": metrics}})
-    assert (
-        pages.measured(tree)["gap"]
-        == (
-            ":::{div} measured\n**Measured:** about −2.0 points, 50\u00a0% of 1,234 (00 · Start here)\n:::\n"  # not linked yet
-        )
+    assert pages.measured(tree)["gap"] == (
+        ":::{div} measured\n**Measured:** about −2.0 points, 50\u00a0% of 1,234 (00 · Start here)\n:::\n"
     )
 
 
