@@ -888,6 +888,39 @@ RELEASE = {
     ),
 }
 
+NATS = "float(nats(*unseen, *model).mean())"
+
+DISTRIBUTIONS = {
+    "Box and Muller with half the squared radius": (
+        {"radius = (2 * exponential(": "radius = (exponential("},
+        "these draws have another law",
+    ),
+    "a categorical draw reads its shares backwards": (
+        {"p.cumsum(0), u, right=True": "p.flip(0).cumsum(0), u, right=True"},
+        "draws other shares",
+    ),
+    "correlated Gaussians with L in place of its transpose": (
+        {"@ L.T  # equation (3)": "@ L  # equation (3)"},
+        "is it z @ L.T, or z @ L",
+    ),
+    "the ladder is judged on the half that it was fitted to": (
+        {NATS: NATS.replace("unseen", "seen")},
+        "is the judge unseen",
+    ),
+    "importance weights without the proposal's width": (
+        {"w = width * p /": "w = p /"},
+        "half of the law should be missing",
+    ),
+    "Adam without its bias correction": (
+        {"if corrected else (1, 1)": "if not corrected else (1, 1)"},
+        "Adam by hand and by torch",
+    ),
+    "Student's t with one degree of freedom too many": (
+        {'("Student", stats.t.ppf(0.975, n - 1))': '("Student", stats.t.ppf(0.975, n))'},
+        "t should hold",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -898,6 +931,7 @@ FAULTS = {
     "06_image_augmentation": AUGMENTATION,
     "07_mixing_and_balance": MIXING,
     "08_data_by_rule": BY_RULE,
+    "09_distributions": DISTRIBUTIONS,
     "10_quality_metrics": METRICS,
     "12_autoencoders": AUTOENCODERS,
     "13_vae_theory": VAE_THEORY,
