@@ -921,6 +921,49 @@ DISTRIBUTIONS = {
     ),
 }
 
+ROLL = "        v = v + eps / 2 * slope\n        theta = theta + eps * v"
+W11_QUICK = {
+    "lengths = [3, 5, 8, 11, 14, 18, 22, 26, 32, 40]": "lengths = [11, 26]",
+    "2000, 128, seed=20": "600, 128, seed=20",
+}
+WALK_OR_FIT = {
+    "the slope's half is forgotten in log p": (
+        {"return ((h + slope) * theta).sum(-1) / 2, slope": "return ((h + slope) * theta).sum(-1), slope"},
+        "not equation (1) up to a constant",
+    ),
+    "a probability compared with a log ratio": (
+        {
+            "go = torch.rand(there.shape, generator=rng).log() < there - here  # (2)": "go = torch.rand(there.shape, generator=rng) < there - here  # (2)"
+        },
+        "the walk has another",
+    ),
+    "R-hat without the length of the pieces": (
+        {"n * pieces.mean(0).var()": "pieces.mean(0).var()"},
+        "should disagree",
+    ),
+    "Langevin's noise is eps, not its root": ({"eps**0.5 * xi  # (6)": "eps * xi  # (6)"}, "another bias"),
+    "MALA without Hastings' factor": (
+        {"ratio = there - here - back + xi.square().sum(-1) / 2  # Hastings": "ratio = there - here"},
+        "should be exact: Hastings?",
+    ),
+    "the noisy walk has no noise": ({'("noise", 1.0)': '("noise", 0.0)'}, "the variety should be lost"),
+    "the first push of a roll is a whole one": (
+        {ROLL: ROLL.replace("eps / 2", "eps")},
+        "cannot be reversed",
+    ),
+    "the fit forgets its entropy": (
+        {"* log_s.exp() + 1)": "* log_s.exp())", **W11_QUICK},
+        "not the promised spread",
+    ),
+    "a variance is taken for a standard deviation": (
+        {
+            "m, s = out[0], out[1].diagonal(dim1=1, dim2=2).sqrt()": "m, s = out[0], out[1].diagonal(dim1=1, dim2=2)",
+            **W11_QUICK,
+        },
+        "is s a standard deviation?",
+    ),
+}
+
 FAULTS = {
     "00_start_here": START_HERE,
     "01_collecting": COLLECTING,
@@ -933,6 +976,7 @@ FAULTS = {
     "08_data_by_rule": BY_RULE,
     "09_distributions": DISTRIBUTIONS,
     "10_quality_metrics": METRICS,
+    "11_walk_or_fit": WALK_OR_FIT,
     "12_autoencoders": AUTOENCODERS,
     "13_vae_theory": VAE_THEORY,
     "14_vae_on_gpu": VAE_ON_GPU,
