@@ -932,9 +932,7 @@ WALK_OR_FIT = {
         "not equation (1) up to a constant",
     ),
     "a probability compared with a log ratio": (
-        {
-            "go = torch.rand(there.shape, generator=rng).log() < there - here  # (2)": "go = torch.rand(there.shape, generator=rng) < there - here  # (2)"
-        },
+        {".log() < there - here  # (2)": " < there - here  # (2)"},
         "the walk has another",
     ),
     "R-hat without the length of the pieces": (
